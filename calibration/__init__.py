@@ -1,0 +1,1 @@
+"""Samples to statistics to thresholds to a table."""

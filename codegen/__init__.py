@@ -1,0 +1,1 @@
+"""From a TPU module to tiles, addresses, commands and the bmodel file."""

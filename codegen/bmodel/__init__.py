@@ -1,0 +1,1 @@
+"""The .bmodel container: writer and reader."""

@@ -1,0 +1,1 @@
+"""Emitters: one operation on one tile as a micro-program."""

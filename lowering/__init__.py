@@ -1,0 +1,1 @@
+"""Passes from TOP to TOP and from TOP to TPU."""

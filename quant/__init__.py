@@ -1,0 +1,1 @@
+"""From a calibration table to a quantization plan."""

@@ -1,0 +1,1 @@
+"""A compiler from ONNX networks to verified .bmodel files for Sophgo TPUs."""

@@ -1,0 +1,1 @@
+"""The packaged network and images behind `tpu-deploy demo`."""

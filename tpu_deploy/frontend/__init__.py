@@ -1,0 +1,1 @@
+"""ONNX in, TOP out, and TOP back out to ONNX."""

@@ -1,0 +1,1 @@
+"""The two dialects, quantized types, the weight store and their text."""

@@ -1,0 +1,1 @@
+"""The judges that execute: reference interpreter, command simulator, vendor chip model."""

@@ -1,0 +1,1 @@
+"""The integer-exact meaning of every TPU operation, in numpy and onnxruntime."""

@@ -1,0 +1,1 @@
+"""Executes the encoded commands of a bmodel on simulated memories and queues."""
