@@ -1,1 +1,58 @@
-"""The instruction set as bit tables."""
+"""The instruction set of the BM1684X as bit tables: encoder, decoder and disassembler read the same rows."""
+
+from tpu_deploy.codegen.isa.encoding import INSTRUCTIONS, Command, decode_stream, encode
+from tpu_deploy.codegen.isa.instruction import Engine, Field, Instruction
+from tpu_deploy.codegen.isa.operations import (
+    ArithmeticOp,
+    CompareOp,
+    ConvolutionOp,
+    DmaGeneralOp,
+    DmaMatrixOp,
+    DmaPlainOp,
+    DmaSystemOp,
+    DmaTensorOp,
+    LinearOp,
+    LineGatherOp,
+    Matrix2Op,
+    MatrixOp,
+    PoolOp,
+    RequantOp,
+    SearchGatherOp,
+    SfuOp,
+    SystemOp,
+    TransposeOp,
+    VectorOp,
+)
+from tpu_deploy.codegen.isa.precision import Layout, Precision, RoundMode
+
+__all__ = [
+    "INSTRUCTIONS",
+    "ArithmeticOp",
+    "Command",
+    "CompareOp",
+    "ConvolutionOp",
+    "DmaGeneralOp",
+    "DmaMatrixOp",
+    "DmaPlainOp",
+    "DmaSystemOp",
+    "DmaTensorOp",
+    "Engine",
+    "Field",
+    "Instruction",
+    "Layout",
+    "LineGatherOp",
+    "LinearOp",
+    "Matrix2Op",
+    "MatrixOp",
+    "PoolOp",
+    "Precision",
+    "RequantOp",
+    "RoundMode",
+    "SearchGatherOp",
+    "SfuOp",
+    "SystemOp",
+    "TransposeOp",
+    "VectorOp",
+    "decode_stream",
+    "encode",
+]
