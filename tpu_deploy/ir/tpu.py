@@ -1,0 +1,116 @@
+"""The TPU dialect: exact kernels. Each row's `meaning` is the integer arithmetic every judge must reproduce bit for bit.
+
+Notation: x, y are stored integers, zx, zy their zero points, sat clips to the storage range of the result,
+round(p >> s) is p / 2**s rounded half up (toward plus infinity), all intermediates exact unless a width is given.
+Padding is explicit: `pads` are [top, left, bottom, right]; the result shape stands in the result type, so a pooling
+with ceil_mode may have windows that reach beyond the pads; what lies there is padding too.
+"""
+
+from xdsl.ir import Dialect, Operation
+
+from tpu_deploy.ir.dialect import INT, INTS, REQUIRED, Row, classes
+
+WINDOW = {"kernel_shape": (INTS, REQUIRED), "strides": (INTS, REQUIRED), "pads": (INTS, REQUIRED)}
+
+ROWS = (
+    Row(
+        "tpu.Quantize",
+        ("input",),
+        meaning="y = sat(round_half_away(f32(x * f32(1 / scale))) + zy) for float32 x; scale, zy of the result type.",
+    ),
+    Row("tpu.Dequantize", ("input",), meaning="y = f32(x - zx) * f32(scale), float32; scale, zx of the operand type."),
+    Row(
+        "tpu.Requantize",
+        ("input",),
+        {"multiplier": (INT, REQUIRED), "rshift": (INT, REQUIRED)},
+        meaning="y = sat(round((x - zx) * multiplier >> rshift) + zy).",
+    ),
+    Row(
+        "tpu.Conv2D",
+        ("input", "filter", "bias", "multiplier", "rshift"),
+        {**WINDOW, "dilations": (INTS, REQUIRED), "group": (INT, 1)},
+        meaning="acc = sum of x_padded * filter + bias, int32, padding holds zx (the term -zx * sum(filter) is in bias); "
+        "y = sat(round(acc * multiplier[oc] >> rshift[oc]) + zy). x (n,c,h,w) int8/uint8, filter int8 (oc,c/group,kh,kw), "
+        "bias, multiplier, rshift int32 (oc). The lowering guarantees that no acc leaves int32.",
+    ),
+    Row(
+        "tpu.MatMul",
+        ("input", "right", "bias", "multiplier", "rshift"),
+        meaning="acc = x @ right + bias, int32 (the term -zx * sum(right) is in bias); "
+        "y = sat(round(acc * multiplier[j] >> rshift[j]) + zy). x (..., K) int8/uint8, right int8 (K, N), rest int32 (N).",
+    ),
+    Row(
+        "tpu.Add",
+        ("*inputs",),
+        {
+            "multipliers": (INTS, REQUIRED),
+            "rshifts": (INTS, REQUIRED),
+            "offset": (INT, 0),
+            "rshift": (INT, REQUIRED),
+        },
+        meaning="t_i = round(x_i * multipliers[i] >> rshifts[i]), multipliers in -128..255; an int16 weight is its own t_i "
+        "(multiplier 1, rshift 0); y = sat(round((sum of t_i + offset) >> rshift)). The lowering guarantees that the absolute "
+        "values of all t_i and the offset sum to at most 32767, so 16-bit steps in any order give this. Operands broadcast "
+        "as in numpy; zero points are in offset.",
+    ),
+    Row(
+        "tpu.Mul",
+        ("left", "right"),
+        {"multiplier": (INT, REQUIRED), "rshift": (INT, REQUIRED)},
+        meaning="y = sat(round((a - za) * (b - zb) * multiplier >> rshift) + zy); operands broadcast as in numpy; "
+        "either may be an int8 weight with zero point 0.",
+    ),
+    Row(
+        "tpu.Lut",
+        ("input", "table"),
+        meaning="y = table[byte of x] (x taken as an unsigned byte); table (256,), or (C, 256) with a row per index of axis 1; "
+        "of the result's storage type.",
+    ),
+    Row(
+        "tpu.MaxPool2D",
+        ("input",),
+        WINDOW,
+        meaning="y = maximum of x over the window, padding never wins; same quantized type for operand and result.",
+    ),
+    Row(
+        "tpu.AvgPool2D",
+        ("input",),
+        {
+            **WINDOW,
+            "counts": (INTS, REQUIRED),
+            "multipliers": (INTS, REQUIRED),
+            "rshift": (INT, REQUIRED),
+            "count_include_pad": (INT, 0),
+        },
+        meaning="s = sum of (x - zx) over the window (padding adds nothing); y = sat(round(s * m >> rshift) + zy), where m is "
+        "multipliers[k] for the k with counts[k] == number of positions counted at this output (geometry.window_counts).",
+    ),
+    Row("tpu.Reshape", ("input",), meaning="The same elements in the same order under the result's shape."),
+    Row("tpu.Permute", ("input",), {"order": (INTS, REQUIRED)}, meaning="y = transpose(x, order)."),
+    Row(
+        "tpu.Concat", ("*inputs",), {"axis": (INT, REQUIRED)}, meaning="Joined along axis; one quantized type for all."
+    ),
+    Row(
+        "tpu.Slice",
+        ("input",),
+        {"offset": (INTS, REQUIRED), "steps": (INTS, REQUIRED)},
+        meaning="y[i] = x[offset + i * steps] per axis, steps may be negative; same quantized type.",
+    ),
+    Row(
+        "tpu.Pad",
+        ("input",),
+        {"pads": (INTS, REQUIRED), "value": (INT, REQUIRED)},
+        meaning="x with pads [begin per axis, end per axis] filled with the stored integer `value`; same quantized type.",
+    ),
+    Row(
+        "tpu.Softmax",
+        ("input",),
+        {"axis": (INT, REQUIRED)},
+        meaning="float32 softmax over axis by the float sequence of the chip kernel, reproduced by runtime.reference.",
+    ),
+)
+"""All operations, in order."""
+
+OPERATIONS: list[type[Operation]] = classes(ROWS)
+
+Tpu = Dialect("tpu", OPERATIONS, [])

@@ -1,0 +1,110 @@
+"""Integer and rounding arithmetic exactly as the chip performs it, vectorized over numpy arrays."""
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+
+MULTIPLIER_BITS = 23
+"""Significant bits of a requantization multiplier.
+
+With 23 bits the product with any accumulator below 2**30 is below 2**53, so that a float64 evaluation is exact too;
+the relative error of the represented ratio is at most 2**-23.
+"""
+
+
+class RoundMode(IntEnum):
+    """How a right shift or a float-to-integer conversion rounds. Source: chip model, all modes tried."""
+
+    HALF_EVEN = 0
+    HALF_AWAY = 1
+    TO_ZERO = 2
+    FLOOR = 3
+    CEIL = 4
+    HALF_UP = 5
+    HALF_DOWN = 6
+
+
+def round_shift(values: Int64Array, shift: npt.ArrayLike, mode: RoundMode = RoundMode.HALF_UP) -> Int64Array:
+    """`values / 2**shift` rounded to int64; a negative shift multiplies. Broadcasts `shift` over `values`."""
+    amount = np.asarray(shift, np.int64)
+    left = np.maximum(-amount, 0)
+    right = np.maximum(amount, 0)
+    scaled = values << left
+    if mode is RoundMode.HALF_UP:
+        half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
+        return (scaled + half) >> right
+    floor = scaled >> right
+    remainder = scaled - (floor << right)
+    twice, one = remainder << 1, np.int64(1) << right
+    if mode is RoundMode.FLOOR:
+        up = np.zeros_like(remainder, bool)
+    elif mode is RoundMode.CEIL:
+        up = remainder > 0
+    elif mode is RoundMode.TO_ZERO:
+        up = (scaled < 0) & (remainder > 0)
+    elif mode is RoundMode.HALF_AWAY:
+        up = (twice > one) | ((twice == one) & (scaled >= 0))
+    elif mode is RoundMode.HALF_EVEN:
+        up = (twice > one) | ((twice == one) & (floor & 1 == 1))
+    else:
+        up = twice > one
+    return floor + (up & (right > 0))
+
+
+def saturate(values: Int64Array, dtype: npt.DTypeLike) -> npt.NDArray[np.integer]:
+    """`values` clipped to the range of the integer `dtype` and converted to it."""
+    limits = np.iinfo(np.dtype(dtype))
+    return np.clip(values, limits.min, limits.max).astype(dtype)
+
+
+def requantize(
+    values: npt.NDArray[np.integer],
+    multiplier: npt.ArrayLike,
+    shift: npt.ArrayLike,
+    zero_point: int,
+    dtype: npt.DTypeLike,
+    mode: RoundMode = RoundMode.HALF_UP,
+) -> npt.NDArray[np.integer]:
+    """`saturate(round(values * multiplier / 2**shift) + zero_point)`; multiplier and shift broadcast over `values`.
+
+    Source: instruction RQ (integer form): 64-bit product, rounding before the zero point.
+    """
+    product = values.astype(np.int64) * np.asarray(multiplier, np.int64)
+    return saturate(round_shift(product, shift, mode) + zero_point, dtype)
+
+
+def fixed_point(ratio: npt.ArrayLike, bits: int = MULTIPLIER_BITS) -> tuple[Int64Array, Int64Array]:
+    """Integer `(multiplier, shift)` with `multiplier / 2**shift` nearest to each ratio, `|multiplier| < 2**bits`.
+
+    Raises ValueError when a ratio is not finite. A ratio too small for a shift of 62 becomes multiplier 0.
+    """
+    real = np.asarray(ratio, np.float64)
+    if not np.isfinite(real).all():
+        raise ValueError("a requantization ratio is not finite")
+    mantissa, exponent = np.frexp(real)
+    multiplier = np.rint(mantissa * (1 << bits)).astype(np.int64)
+    shift = (bits - exponent).astype(np.int64)
+    carried = np.abs(multiplier) == 1 << bits
+    multiplier = np.where(carried, multiplier >> 1, multiplier)
+    shift = np.where(carried, shift - 1, shift)
+    excess = np.maximum(shift - 62, 0)
+    multiplier = round_shift(multiplier, np.minimum(excess, 62), RoundMode.HALF_EVEN)
+    return multiplier, np.minimum(shift, 62)
+
+
+def quantize(
+    values: npt.NDArray[np.float32], scale: float, zero_point: int, dtype: npt.DTypeLike
+) -> npt.NDArray[np.integer]:
+    """Float32 values as integers: `saturate(round_half_away(f32(values * f32(1 / scale))) + zero_point)`."""
+    inverse = np.float32(1.0 / scale)
+    scaled = (values.astype(np.float32) * inverse).astype(np.float64)
+    rounded = np.trunc(scaled + np.copysign(0.5, scaled))
+    return saturate(np.clip(rounded, -(2**31), 2**31 - 1).astype(np.int64) + zero_point, dtype)
+
+
+def dequantize(values: npt.NDArray[np.integer], scale: float, zero_point: int) -> npt.NDArray[np.float32]:
+    """Integers as float32: `f32(values - zero_point) * f32(scale)`, one rounding."""
+    return (values.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
