@@ -1,5 +1,6 @@
 """The instruction set of the BM1684X as bit tables: encoder, decoder and disassembler read the same rows."""
 
+from tpu_deploy.codegen.isa.disassembly import disassemble, opcode
 from tpu_deploy.codegen.isa.encoding import INSTRUCTIONS, Command, decode_stream, encode
 from tpu_deploy.codegen.isa.instruction import Engine, Field, Instruction
 from tpu_deploy.codegen.isa.operations import (
@@ -54,5 +55,7 @@ __all__ = [
     "TransposeOp",
     "VectorOp",
     "decode_stream",
+    "disassemble",
     "encode",
+    "opcode",
 ]
