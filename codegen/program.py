@@ -1,0 +1,136 @@
+"""The language of emitters: what a tile of an operation reads, keeps, does and leaves, before anything has an address.
+
+An emitter knows its operation and a box of its result. It does not know where buffers lie, when transfers happen or what
+other operations share the local memory: the scheduler decides that from this data alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tpu_deploy.codegen.views import AxisMap, Box, Dims
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of local memory in every lane: `bytes` long, aligned to `align`, in no bank of the buffers in `apart`."""
+
+    name: str
+    bytes: int
+    align: int = 64
+    apart: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Access:
+    """Bytes [start, stop) of a buffer, in all lanes; stop None means to its end."""
+
+    buffer: str
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The address of a byte of a buffer, to be filled into an address field."""
+
+    buffer: str
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class LoadOperand:
+    """Brings a box of a data operand into a buffer, in the aligned layout.
+
+    `axes` says how the operand's tensor is seen as (n, c, h, w); `shape` is the shape it is first broadcast to.
+    `into` places the box inside a larger aligned tensor: (dims of that tensor, start of the box in it).
+    """
+
+    operand: int
+    shape: tuple[int, ...]
+    axes: AxisMap
+    box: Box
+    buffer: str
+    into: tuple[Dims, Dims] | None = None
+
+
+@dataclass(frozen=True)
+class LoadConstant:
+    """Brings constant bytes into a buffer: `lanes` rows of `row_bytes`, row k into lane k.
+
+    `key` names the content (equal keys, equal bytes); `pack` makes the (lanes, row_bytes) uint8 array, once.
+    """
+
+    key: str
+    lanes: int
+    row_bytes: int
+    buffer: str
+    pack: Callable[[], npt.NDArray[np.uint8]] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Fills a buffer's aligned tensor with one constant (its bit pattern) by the DMA engine."""
+
+    buffer: str
+    dims: Dims
+    itemsize: int
+    value: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One instruction with constant fields and addresses still to be filled in."""
+
+    instruction: str
+    fields: Mapping[str, int]
+    addresses: Mapping[str, Ref]
+    reads: tuple[Access, ...]
+    writes: tuple[Access, ...]
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """Takes the tile's box of the result from a buffer (aligned layout) to wherever the result lies."""
+
+    axes: AxisMap
+    box: Box
+    buffer: str
+
+
+Action = LoadOperand | LoadConstant | Fill | Step | StoreResult
+
+
+@dataclass(frozen=True)
+class TileProgram:
+    """The frozen micro-program of one tile: buffers, and actions in an order that gives the result."""
+
+    buffers: tuple[Buffer, ...]
+    actions: tuple[Action, ...]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an operation's result may be cut.
+
+    `dims` is the result as (n, c, h, w) under `axes`; `multiple` gives the granularity of cuts in each dimension (0: not
+    to be cut); `cuts` are positions where a tile must end, per dimension.
+    """
+
+    axes: AxisMap
+    dims: Dims
+    multiple: Dims = (1, 0, 1, 0)
+    cuts: tuple[tuple[int, ...], ...] = ((), (), (), ())
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute an operation: how it may be cut, and the program of any box."""
+
+    name: str
+    tiling: Tiling
+    tile: Callable[[Box], TileProgram]
