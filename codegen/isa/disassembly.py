@@ -151,8 +151,8 @@ def _gdma_side(command: Command, side: str) -> tuple[tuple[int, ...], tuple[int,
     if family == "general":
         return (fields["src_cstride"],), None
     if family in ("gather", "scatter"):
-        shape = (1, fields[f"{side}_csize"], fields[f"{side}_hsize"], fields[f"{side}_wsize"])
-        return shape, (0, fields[f"{side}_cstride"], fields[f"{side}_hstride"], 1)
+        rows = (1, fields[f"{side}_csize"], fields[f"{side}_hsize"], fields[f"{side}_wsize"])
+        return rows, (0, fields[f"{side}_cstride"], fields[f"{side}_hstride"], 1)
     if family == "matrix":
         return _matrix_side(fields, side)
     same = side == "dst" and (fields["nchw_copy"] or family in ("nonzero", "masked_select"))
@@ -164,8 +164,8 @@ def _gdma_side(command: Command, side: str) -> tuple[tuple[int, ...], tuple[int,
 def _matrix_side(fields: Fields, side: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Rows and columns where the matrix lies in DDR; rows, lanes and columns a lane where it lies in local memory."""
     if GDMA_LOCAL <= _address(fields, side) < STATIC:
-        shape = (fields[f"{side}_nsize"], fields[f"{side}_csize"], fields[f"{side}_wsize"])
-        return shape, (fields[f"{side}_nstride"], fields[f"{side}_cstride"], 1)
+        lanes = (fields[f"{side}_nsize"], fields[f"{side}_csize"], fields[f"{side}_wsize"])
+        return lanes, (fields[f"{side}_nstride"], fields[f"{side}_cstride"], 1)
     return (fields[f"{side}_hsize"], fields[f"{side}_wsize"]), (fields[f"{side}_hstride"], 1)
 
 
