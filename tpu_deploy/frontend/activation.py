@@ -1,0 +1,127 @@
+"""Element-wise functions of one tensor: the ReLU family, Clip, sigmoids and their relatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from xdsl.ir import SSAValue
+
+from tpu_deploy.frontend.node import Node
+from tpu_deploy.frontend.registry import converts
+from tpu_deploy.ir.network import shape_of
+
+LIMIT = float(np.finfo(np.float32).max)
+"""A bound that no float32 value exceeds: stands for one that is absent."""
+
+
+def _unary(node: Node, op: str, **attributes: Any) -> SSAValue:
+    x = node.input()
+    return node.emit(op, [x], shape_of(x), **attributes)
+
+
+@converts("Relu")
+def convert_relu(node: Node) -> SSAValue:
+    """`top.Relu`."""
+    return _unary(node, "top.Relu")
+
+
+@converts("LeakyRelu")
+def convert_leaky_relu(node: Node) -> SSAValue:
+    """`top.LeakyRelu`."""
+    return _unary(node, "top.LeakyRelu", alpha=float(node.attribute("alpha", 0.01)))
+
+
+@converts("PRelu")
+def convert_prelu(node: Node) -> SSAValue:
+    """`top.PRelu` with one slope per channel (axis 1), shaped to broadcast; one slope for all is a `top.LeakyRelu`."""
+    x = node.input()
+    shape = shape_of(x)
+    slope = node.constant(1, "its slope")
+    if slope.size == 1:
+        return node.emit("top.LeakyRelu", [x], shape, alpha=float(slope.reshape(())))
+    if node.broadcast(slope.shape, shape) != shape:
+        node.refuse(f"its slope of shape {slope.shape} does not broadcast to {shape}")
+    wide = (1,) * (len(shape) - slope.ndim) + slope.shape
+    if len(shape) < 2 or slope.size != wide[1]:
+        node.unsupported(f"its slope of shape {slope.shape} varies along other axes than the channels")
+    return node.emit("top.PRelu", [x, node.weight(slope.reshape(wide), 1)], shape)
+
+
+@converts("Clip")
+def convert_clip(node: Node) -> SSAValue:
+    """`top.Clip` between constant bounds; an absent bound is the largest float32. No bounds: the input itself."""
+    low, high = _bound(node, 1, "min", -LIMIT), _bound(node, 2, "max", LIMIT)
+    if low <= -LIMIT and high >= LIMIT:
+        return node.input()
+    return _unary(node, "top.Clip", min=min(low, high), max=high)
+
+
+def _bound(node: Node, index: int, name: str, absent: float) -> float:
+    if name in node.attributes:
+        value = float(node.attributes[name])
+    elif node.has(index):
+        value = float(node.constant(index, f"its bound {name}").reshape(-1)[0])
+    else:
+        return absent
+    if np.isnan(value):
+        node.refuse(f"its bound {name} is NaN")
+    return float(np.clip(value, -LIMIT, LIMIT))
+
+
+@converts("Sigmoid")
+def convert_sigmoid(node: Node) -> SSAValue:
+    """`top.Sigmoid`."""
+    return _unary(node, "top.Sigmoid")
+
+
+@converts("Tanh")
+def convert_tanh(node: Node) -> SSAValue:
+    """`top.Tanh`."""
+    return _unary(node, "top.Tanh")
+
+
+@converts("HardSigmoid")
+def convert_hard_sigmoid(node: Node) -> SSAValue:
+    """`top.HardSigmoid`."""
+    alpha, beta = float(node.attribute("alpha", 0.2)), float(node.attribute("beta", 0.5))
+    return _unary(node, "top.HardSigmoid", alpha=alpha, beta=beta)
+
+
+@converts("HardSwish")
+def convert_hard_swish(node: Node) -> SSAValue:
+    """`top.HardSwish`."""
+    return _unary(node, "top.HardSwish")
+
+
+@converts("Swish")
+def convert_swish(node: Node) -> SSAValue:
+    """`top.SiLU`."""
+    return _unary(node, "top.SiLU", beta=float(node.attribute("alpha", 1.0)))
+
+
+@converts("Mish")
+def convert_mish(node: Node) -> SSAValue:
+    """`top.Mish`."""
+    return _unary(node, "top.Mish")
+
+
+@converts("Softplus")
+def convert_softplus(node: Node) -> SSAValue:
+    """`top.Softplus`."""
+    return _unary(node, "top.Softplus")
+
+
+@converts("Elu")
+def convert_elu(node: Node) -> SSAValue:
+    """`top.Elu`."""
+    return _unary(node, "top.Elu", alpha=float(node.attribute("alpha", 1.0)))
+
+
+@converts("Gelu")
+def convert_gelu(node: Node) -> SSAValue:
+    """`top.GELU`, exact or approximated by tanh."""
+    mode = node.attribute("approximate", "none")
+    if mode not in ("none", "tanh"):
+        node.refuse(f"approximate is {mode}")
+    return _unary(node, "top.GELU", approx_mode="tanh" if mode == "tanh" else "normal")

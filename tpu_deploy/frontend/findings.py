@@ -1,0 +1,45 @@
+"""What a network holds that cannot be compiled: structured findings, and the error that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tpu_deploy.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One node that cannot be compiled: its ONNX name and operator, its first output, why, and what to do about it."""
+
+    node: str
+    op_type: str
+    tensor: str
+    reason: str
+    suggestion: str
+
+    @property
+    def label(self) -> str:
+        """How a person finds the node: its name, or what it produces when it has none."""
+        return f"{self.node or 'node producing ' + self.tensor} ({self.op_type})"
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.reason}" + (f"; {self.suggestion}" if self.suggestion else "")
+
+
+class UnsupportedOperators(BadInput):
+    """A model has nodes that cannot be compiled: `findings` lists all of them, the message names each in one line."""
+
+    def __init__(self, model: str, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        count = f"{len(findings)} unsupported operator{'s' if len(findings) > 1 else ''}"
+        super().__init__(f"{model}: {count}: " + " | ".join(str(f) for f in findings))
+
+
+class Unsupported(Exception):
+    """Raised by a converter for a node it cannot express; the importer makes it a `Finding`."""
+
+    def __init__(self, reason: str, suggestion: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.suggestion = suggestion

@@ -1,0 +1,185 @@
+"""ONNX to TOP: the walk over the nodes, with what is constant folded on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import NodeProto
+from xdsl.ir import SSAValue
+
+from tpu_deploy.errors import BadInput
+from tpu_deploy.frontend import activation, conv, elementwise, matmul, norm, pool, shape, softmax
+from tpu_deploy.frontend.constants import Constants
+from tpu_deploy.frontend.findings import Finding, Unsupported, UnsupportedOperators
+from tpu_deploy.frontend.input_shapes import InputShape, resolve_input_shapes
+from tpu_deploy.frontend.model_file import DEFAULT_DOMAINS, ModelFile, read_model
+from tpu_deploy.frontend.node import Node
+from tpu_deploy.frontend.registry import CONVERTERS
+from tpu_deploy.frontend.tensors import Array, is_finite
+from tpu_deploy.ir.network import Network, shape_of
+
+FAMILIES = (activation, conv, elementwise, matmul, norm, pool, shape, softmax)
+"""The modules whose converters fill the registry."""
+
+
+def import_onnx(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> Network:
+    """The TOP network of an ONNX model: float32, static shapes, constants folded, values named as in the model.
+
+    `input_shapes` fills dynamic dimensions and may override the batch size. Weights share the memory of the model.
+    Raises BadInput for a model or shapes that cannot be used, UnsupportedOperators listing every node that cannot be
+    compiled.
+    """
+    source = read_model(model)
+    importer = Importer(source, resolve_input_shapes(source, input_shapes))
+    importer.convert()
+    if importer.findings:
+        raise UnsupportedOperators(source.label, importer.findings)
+    return importer.finish()
+
+
+def find_unsupported(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[Finding]:
+    """Every node that cannot be compiled, in order; empty for a model that can. Open dimensions get a likely size.
+
+    Raises BadInput for a model that cannot be read.
+    """
+    source = read_model(model)
+    importer = Importer(source, resolve_input_shapes(source, input_shapes, assume=True))
+    importer.convert()
+    return importer.findings
+
+
+class Importer:
+    """The state of one import: the network so far, values and constants by ONNX name, findings."""
+
+    def __init__(self, model: ModelFile, inputs: Sequence[InputShape]) -> None:
+        self.model = model
+        self.constants = Constants(model)
+        self.network = Network.create(_symbol(model), [(i.name, i.shape) for i in inputs])
+        self.findings: list[Finding] = []
+        self._values: dict[str, SSAValue] = dict(zip((i.name for i in inputs), self.network.inputs, strict=True))
+        self._weights: dict[str, SSAValue] = {}
+        self._unknown: set[str] = set()
+        self._names = _all_names(model.proto.graph)
+        self.batches = {(i.model_batch, i.shape[0]) for i in inputs if i.model_batch and i.model_batch != i.shape[0]}
+
+    # ---- names and values
+
+    def value(self, name: str) -> SSAValue:
+        """The value of an ONNX tensor; a constant becomes a `top.Weight` under its own name."""
+        if name not in self._values and name in self.constants:
+            return self.weight(name, self.constants[name])
+        return self._values[name]
+
+    def weight(self, name: str, array: Array) -> SSAValue:
+        """A `top.Weight` of float32; the same array is not added twice. BadInput naming a weight with NaN or Inf."""
+        known = self._weights.get(name)
+        if known is not None and self.network.weight(known) is array:
+            return known
+        single = np.ascontiguousarray(array, np.float32) if array.dtype != np.float32 else array
+        if not is_finite(single):
+            raise BadInput(f"{self.model.label}: weight {name} has NaN or Inf; train or export the network again")
+        value = self.network.add_weight(name, single)
+        self._weights[name] = value
+        return value
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or a variation that no tensor of the model has."""
+        name, count = wanted, 1
+        while name in self._names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    # ---- the walk
+
+    def convert(self) -> None:
+        """Converts the nodes that outputs depend on, in order; what cannot be converted becomes a finding."""
+        for proto in _needed_nodes(self.model.proto.graph):
+            if proto.op_type == "Shape" and proto.input[0] in self._values:
+                self._fold_shape(proto)
+            elif self.constants.takes(proto):
+                self.constants.add(proto)
+            elif any(name in self._unknown for name in proto.input):
+                self._skip(proto)
+            else:
+                self._convert_node(proto)
+
+    def _fold_shape(self, proto: NodeProto) -> None:
+        limits = {a.name: a.i for a in proto.attribute}
+        sizes = shape_of(self._values[proto.input[0]])[limits.get("start") : limits.get("end")]
+        self.constants[proto.output[0]] = np.array(sizes, np.int64)
+
+    def _convert_node(self, proto: NodeProto) -> None:
+        node = Node(proto, self)
+        converter = CONVERTERS.get(proto.op_type) if proto.domain in DEFAULT_DOMAINS else None
+        try:
+            if converter is None:
+                raise Unsupported("no such operator is supported", "replace it or export the network without it")
+            made = converter(node)
+        except Unsupported as reason:
+            self._report(proto, reason)
+            return
+        values = [made] if isinstance(made, SSAValue) else list(made)
+        for name, value in zip(proto.output, values, strict=False):
+            if name:
+                self._values[name] = value
+        extra = [name for name in proto.output[len(values) :] if name]
+        if extra:
+            self._unknown.update(extra)
+
+    def _report(self, proto: NodeProto, reason: Unsupported) -> None:
+        tensor = next((o for o in proto.output if o), "")
+        op_type = proto.op_type if proto.domain in DEFAULT_DOMAINS else f"{proto.domain}.{proto.op_type}"
+        self.findings.append(Finding(proto.name, op_type, tensor, reason.reason, reason.suggestion))
+        self._unknown.update(o for o in proto.output if o)
+
+    def _skip(self, proto: NodeProto) -> None:
+        """Behind a finding shapes are not known: only the operator itself can be judged."""
+        if proto.domain not in DEFAULT_DOMAINS or proto.op_type not in CONVERTERS:
+            self._report(
+                proto, Unsupported("no such operator is supported", "replace it or export the network without it")
+            )
+        self._unknown.update(o for o in proto.output if o)
+
+    def finish(self) -> Network:
+        """The network with its outputs, unused operations removed, verified."""
+        names = [o.name for o in self.model.proto.graph.output]
+        for name in names:
+            if name in self.constants:
+                raise BadInput(
+                    f"{self.model.label}: output {name} does not depend on any input; remove it from the model"
+                )
+        self.network.finish([self._values[name] for name in names], names)
+        self.network.remove_unused()
+        self.network.verify()
+        return self.network
+
+
+def _symbol(model: ModelFile) -> str:
+    """A name for the module that files can carry: letters, digits and underscores of the model's."""
+    stem = Path(model.label).stem if model.folder is not None else model.label
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in stem) or "model"
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    made = {o for n in graph.node for o in n.output}
+    return made | {i.name for i in graph.input} | {t.name for t in graph.initializer}
+
+
+def _needed_nodes(graph: onnx.GraphProto) -> list[NodeProto]:
+    wanted = {o.name for o in graph.output}
+    needed: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if any(o in wanted for o in node.output):
+            needed.append(node)
+            wanted.update(node.input)
+            wanted.update(name for a in node.attribute if a.HasField("g") for n in a.g.node for name in n.input)
+    return needed[::-1]

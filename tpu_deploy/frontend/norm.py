@@ -1,0 +1,26 @@
+"""BatchNormalization."""
+
+from __future__ import annotations
+
+from xdsl.ir import SSAValue
+
+from tpu_deploy.frontend.node import Node
+from tpu_deploy.frontend.registry import converts
+from tpu_deploy.ir.network import shape_of
+
+
+@converts("BatchNormalization")
+def convert_batch_normalization(node: Node) -> SSAValue:
+    """`top.BatchNorm` with the running mean and variance; training mode is unsupported."""
+    if node.attribute("training_mode", 0):
+        node.unsupported("it is in training mode", "export the network with model.eval()")
+    x = node.input()
+    shape = shape_of(x)
+    channels = shape[1] if len(shape) > 1 else 1
+    names = {1: "scale", 2: "bias", 3: "mean", 4: "variance"}
+    for index, name in names.items():
+        if node.constant(index, f"its {name}").shape != (channels,):
+            node.refuse(f"its {name} has shape {node.shape(index)}, {channels} values are needed")
+    gamma, beta, mean, variance = (node.weight(node.constant(i), i) for i in names)
+    operands = [x, mean, variance, gamma, beta]
+    return node.emit("top.BatchNorm", operands, shape, epsilon=float(node.attribute("epsilon", 1e-5)))

@@ -1,0 +1,88 @@
+"""MaxPool, AveragePool, their global forms, and ReduceMean/ReduceMax over trailing axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from xdsl.ir import SSAValue
+
+from tpu_deploy.frontend.node import Node
+from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.windows import image, read_window
+from tpu_deploy.ir.network import shape_of
+
+REDUCING_POOL = {"ReduceMean": "top.AvgPool", "ReduceMax": "top.MaxPool"}
+
+
+@converts("MaxPool", "AveragePool")
+def convert_pool(node: Node) -> SSAValue:
+    """`top.MaxPool` or `top.AvgPool` with explicit pads; a 1-D pool becomes a 2-D one of height 1 between reshapes."""
+    x = image(node)
+    n, c, *spatial = shape_of(x)
+    window = read_window(node, spatial, node.attribute("kernel_shape"))
+    if window.dilations != (1, 1):
+        node.unsupported("its windows are dilated")
+    ceil_mode = bool(node.attribute("ceil_mode", 0))
+    shape = (n, c, *window.output(spatial, ceil_mode))
+    flat = len(node.shape()) == 3
+    attributes = {**window.attributes(), "ceil_mode": ceil_mode}
+    if node.op_type == "AveragePool":
+        attributes["count_include_pad"] = bool(node.attribute("count_include_pad", 0))
+    op = "top.MaxPool" if node.op_type == "MaxPool" else "top.AvgPool"
+    y = node.emit(op, [x], shape, node.derived("image") if flat else None, **attributes)
+    return node.reshaped(y, (n, c, shape[3]), node.tensor) if flat else y
+
+
+@converts("GlobalAveragePool", "GlobalMaxPool")
+def convert_global_pool(node: Node) -> SSAValue:
+    """A pool whose window is the whole image."""
+    op = "top.MaxPool" if node.op_type == "GlobalMaxPool" else "top.AvgPool"
+    x = node.input()
+    rank = len(shape_of(x))
+    return _reduced(node, op, x, range(2, rank), keep=True)
+
+
+@converts(*REDUCING_POOL)
+def convert_reduce(node: Node) -> SSAValue:
+    """A pool over the reduced axes, brought to the end first when they are elsewhere."""
+    x = node.input()
+    rank = len(shape_of(x))
+    axes = node.integers(1, "axes")
+    if axes is None:
+        axes = [] if node.attribute("noop_with_empty_axes", 0) else list(range(rank))
+    if not axes:
+        return x
+    chosen = sorted({node.normalized(a, rank) for a in axes})
+    return _reduced(node, REDUCING_POOL[node.op_type], x, chosen, bool(node.attribute("keepdims", 1)))
+
+
+def _reduced(node: Node, op: str, x: SSAValue, axes: Sequence[int], keep: bool) -> SSAValue:
+    shape = shape_of(x)
+    kept = [a for a in range(len(shape)) if a not in axes]
+    order = [*kept, *axes]
+    if order != list(range(len(shape))):
+        x = node.emit("top.Permute", [x], [shape[a] for a in order], node.derived("reordered"), order=order)
+    sizes = [shape[a] for a in kept]
+    window = [shape[a] for a in axes]
+    result = [1 if a in axes else d for a, d in enumerate(shape)] if keep else sizes
+    four = _four(sizes, window)
+    pooled = (*four[:2], 1, 1)
+    exact = pooled == tuple(result)
+    y = node.emit(
+        op,
+        [node.reshaped(x, four)],
+        pooled,
+        None if exact else node.derived("pooled"),
+        kernel_shape=four[2:],
+        strides=[1, 1],
+        pads=[0, 0, 0, 0],
+    )
+    return y if exact else node.reshaped(y, result, node.tensor)
+
+
+def _four(kept: Sequence[int], window: Sequence[int]) -> tuple[int, int, int, int]:
+    """(n, c, h, w) with the kept sizes in n and c, the window's in h and w."""
+    n, c = (kept[0], math.prod(kept[1:])) if len(kept) > 1 else (1, math.prod(kept))
+    h, w = (window[0], math.prod(window[1:])) if len(window) > 1 else (1, math.prod(window))
+    return n, c, h, w

@@ -1,0 +1,96 @@
+"""Sliding windows of Conv and Pool nodes: kernel, strides, pads and dilations of two axes, auto_pad resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.ir import SSAValue
+
+from tpu_deploy.frontend.node import Node
+from tpu_deploy.ir.geometry import output_size
+from tpu_deploy.ir.network import shape_of
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window over h and w; pads are (top, left, bottom, right)."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    dilations: tuple[int, int]
+
+    def output(self, spatial: Sequence[int], ceil_mode: bool = False) -> tuple[int, int]:
+        """The number of window positions over h and w. A window of ceil_mode that starts in the end padding is dropped.
+
+        Source: ONNX MaxPool 22, AveragePool 22.
+        """
+        sizes = []
+        for axis, size in enumerate(spatial):
+            begin, end = self.pads[axis], self.pads[axis + 2]
+            count = output_size(
+                size, self.kernel[axis], self.strides[axis], begin + end, self.dilations[axis], ceil_mode
+            )
+            if ceil_mode and (count - 1) * self.strides[axis] >= size + begin:
+                count -= 1
+            sizes.append(count)
+        return sizes[0], sizes[1]
+
+    def attributes(self) -> dict[str, Any]:
+        """Kernel, strides and pads as TOP attributes."""
+        return {"kernel_shape": self.kernel, "strides": self.strides, "pads": self.pads}
+
+
+def image(node: Node) -> SSAValue:
+    """Input 0 as (n, c, h, w); a sequence (n, c, length) becomes (n, c, 1, length). Other ranks are unsupported."""
+    x = node.input()
+    shape = shape_of(x)
+    if len(shape) == 3:
+        return node.reshaped(x, (*shape[:2], 1, shape[2]), node.derived("image"))
+    if len(shape) != 4:
+        node.unsupported(f"it has {len(shape) - 2} spatial dimensions, 1 or 2 can be compiled")
+    return x
+
+
+def read_window(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Window:
+    """The window of a node over `spatial` (h, w), for a kernel of one or two axes."""
+    count = len(kernel)
+    if len(node.shape()) - 2 != count:
+        node.refuse(f"kernel_shape has {count} axes, its input {len(node.shape()) - 2} spatial dimensions")
+    strides = _pair(node.attribute("strides", [1] * count))
+    dilations = _pair(node.attribute("dilations", [1] * count))
+    full = _pair(kernel)
+    if min(*strides, *dilations, *full) < 1:
+        node.refuse("kernel_shape, strides and dilations must be positive")
+    window = Window(full, strides, _pads(node, spatial, full, strides, dilations), dilations)
+    if min(window.pads) < 0:
+        node.unsupported("its pads are negative", "crop with a Slice instead")
+    if min(window.output(spatial)) < 1:
+        node.refuse(f"the kernel {window.kernel} with pads {window.pads} is larger than its input {tuple(spatial)}")
+    return window
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    return (1, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+
+
+def _pads(
+    node: Node, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, int, int, int]:
+    mode = node.attribute("auto_pad", "NOTSET")
+    if mode == "NOTSET":
+        pads = node.attribute("pads", [0] * 4)
+        return (0, pads[0], 0, pads[1]) if len(pads) == 2 else (pads[0], pads[1], pads[2], pads[3])
+    if mode == "VALID":
+        return 0, 0, 0, 0
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        node.refuse(f"auto_pad is {mode}")
+    begin, end = [], []
+    for size, k, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True):
+        total = max((-(-size // stride) - 1) * stride + dilation * (k - 1) + 1 - size, 0)
+        small = total // 2
+        begin.append(small if mode == "SAME_UPPER" else total - small)
+        end.append(total - begin[-1])
+    return begin[0], begin[1], end[0], end[1]
