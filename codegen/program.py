@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-
 from tpu_deploy.codegen.views import AxisMap, Box, Dims
 
 
@@ -46,7 +45,8 @@ class Ref:
 class LoadOperand:
     """Brings a box of a data operand into a buffer, in the aligned layout.
 
-    `axes` says how the operand's tensor is seen as (n, c, h, w); `shape` is the shape it is first broadcast to.
+    The operand is seen under `shape` (its own, one it broadcasts to, or one of as many elements), whose axes `axes` maps
+    to (n, c, h, w).
     `into` places the box inside a larger aligned tensor: (dims of that tensor, start of the box in it).
     """
 
@@ -95,8 +95,9 @@ class Step:
 
 @dataclass(frozen=True)
 class StoreResult:
-    """Takes the tile's box of the result from a buffer (aligned layout) to wherever the result lies."""
+    """Takes a box of the result, seen under `shape` and `axes`, from a buffer (aligned layout) to where the result lies."""
 
+    shape: tuple[int, ...]
     axes: AxisMap
     box: Box
     buffer: str
@@ -117,10 +118,11 @@ class TileProgram:
 class Tiling:
     """How an operation's result may be cut.
 
-    `dims` is the result as (n, c, h, w) under `axes`; `multiple` gives the granularity of cuts in each dimension (0: not
+    `dims` is the result as (n, c, h, w) under `shape` and `axes`; `multiple` gives the granularity of cuts in each dimension (0: not
     to be cut); `cuts` are positions where a tile must end, per dimension.
     """
 
+    shape: tuple[int, ...]
     axes: AxisMap
     dims: Dims
     multiple: Dims = (1, 0, 1, 0)

@@ -85,9 +85,7 @@ class Storage:
 
     def permuted(self, order: Sequence[int]) -> Storage:
         """The storage of the transposed tensor."""
-        return replace(
-            self, shape=tuple(self.shape[a] for a in order), strides=tuple(self.strides[a] for a in order)
-        )
+        return replace(self, shape=tuple(self.shape[a] for a in order), strides=tuple(self.strides[a] for a in order))
 
     def reshaped(self, shape: Sequence[int]) -> Storage | None:
         """The storage under another shape, None where strides cannot express it."""

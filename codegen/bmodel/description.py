@@ -49,7 +49,7 @@ def _describe_net(model: Bmodel, net: Net) -> dict[str, Any]:
 
 
 def _place(model: Bmodel, net: Net, stage: int) -> str:
-    return f"{model.source}: net {net.name} stage {stage}"
+    return f"{model.source}: net {net.name!r} stage {stage}"
 
 
 def _describe_stage(model: Bmodel, stage: Stage, where: str) -> dict[str, Any]:
@@ -131,11 +131,11 @@ def disassembly(model: Bmodel) -> Iterator[str]:
     decoded.
     """
     if model.chip != DECODED_CHIP:
-        raise BadInput(f"{model.source}: is for {model.chip}; only commands of the {DECODED_CHIP} can be disassembled")
+        raise BadInput(f"{model.source}: is for {model.chip!r}; only {DECODED_CHIP} commands can be disassembled")
     for net in model.nets:
         for number, stage in enumerate(net.stages):
             for name, group in stage.command_groups():
-                yield f"# net {net.name} stage {number} {name}"
+                yield f"# net {net.name!r} stage {number} {name}"
                 for command in _in_running_order(*decode_group(group, f"{_place(model, net, number)} {name}")):
                     yield disassemble(command)
 

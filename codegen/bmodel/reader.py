@@ -63,10 +63,8 @@ def verify_coefficients(model: Bmodel) -> None:
     for net in model.nets:
         for index, stage in enumerate(net.stages):
             if stage.coefficients is not None and stage.coefficients.matches_checksum is False:
-                raise BadInput(
-                    f"{model.source}: the coefficients of net {net.name}, stage {index}, do not match their checksum; "
-                    "the file is damaged, build or copy it again"
-                )
+                place = f"{model.source}: the coefficients of net {net.name!r}, stage {index},"
+                raise BadInput(f"{place} do not match their checksum; the file is damaged, build or copy it again")
 
 
 class _Parsing:
@@ -88,16 +86,20 @@ class _Parsing:
 
     def model(self, source: str) -> Bmodel:
         tables = self.tables
-        module = tables["kernel_module"]
         return Bmodel(
             chip=tables["chip"] or "",
             nets=tuple(self.net(net) for net in tables["net"]),
             version=tables["version"] or "",
             time=(tables["time"] or "").strip(),
-            kernel_module=module and KernelModule(module["file_name"] or "", self.binary(module["binary"], "module")),
+            kernel_module=self.kernel_module(tables["kernel_module"]),
             neuron_size=tables["neuron_size"],
             source=source,
         )
+
+    def kernel_module(self, module: dict[str, Any] | None) -> KernelModule | None:
+        """None too where the vendor's tool took the module out, which leaves an empty one."""
+        data = self.binary(module["binary"], "kernel module") if module is not None else self.binaries[:0]
+        return KernelModule(module["file_name"] or "", data) if module is not None and len(data) else None
 
     def binary(self, place: dict[str, int] | None, what: str) -> memoryview:
         if place is None:
@@ -166,7 +168,7 @@ class _Parsing:
         locations = tuple(Location(each["name"] or "", each["offset"], each["size"]) for each in memory["location"])
         for location in locations if not memory["encrypt_mode"] else ():
             if location.offset + location.size > len(data):
-                raise MalformedTableError(f"coefficients of {location.name} reach beyond the {len(data)} there are")
+                raise MalformedTableError(f"coefficients of {location.name!r} reach beyond the {len(data)} there are")
         return Coefficients(memory["address"], data, memory["check_code"], locations)
 
     def tensors(self, tensors: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
@@ -178,7 +180,7 @@ class _Parsing:
         shape = tuple(tensor["shape"][0]["dim"]) if tensor["shape"] else ()
         name = tensor["name"] or ""
         if tensor_bytes(dtype, shape) > tensor["size"]:
-            raise MalformedTableError(f"tensor {name} has shape {list(shape)} of {dtype} in {tensor['size']} bytes")
+            raise MalformedTableError(f"tensor {name!r} has shape {list(shape)} of {dtype} in {tensor['size']} bytes")
         return TensorInfo(
             name=name,
             dtype=dtype,

@@ -34,12 +34,19 @@ _INPUT, _OUTPUT = 1, 2
 
 
 def serialize(model: Bmodel) -> bytes:
-    """The bytes of the file; they depend on the model alone."""
+    """The bytes of the file; they depend on the model alone.
+
+    Raises ValueError for what cannot be written: dynamic stages, sub nets off the TPU, and nets whose first stage does
+    not have the largest `ctx_size`.
+    """
     return b"".join(_chunks(model))
 
 
 def write_bmodel(model: Bmodel, path: str | os.PathLike[str]) -> None:
-    """Writes the file whole or not at all. Raises BadInput when it cannot be written."""
+    """Writes the file whole or not at all, large data uncopied.
+
+    Raises BadInput when the place cannot be written, and ValueError as `serialize`.
+    """
     with replacing(path) as stream:
         for chunk in _chunks(model):
             stream.write(chunk)
@@ -95,6 +102,10 @@ def _model_values(model: Bmodel, binaries: _Binaries) -> dict[str, Any]:
 
 
 def _net_values(net: Net, binaries: _Binaries) -> dict[str, Any]:
+    """The runtime reserves memory by the first stage: with a larger one behind it, outputs came back as zeros."""
+    sizes = [stage.ctx_size for stage in net.stages]
+    if sizes and sizes[0] < max(sizes):
+        raise ValueError(f"the first stage of net {net.name} must have the largest ctx_size, {max(sizes)} bytes")
     return {
         "name": net.name,
         "parameter": [_stage_values(stage, binaries) for stage in net.stages],

@@ -1,0 +1,264 @@
+"""Convolutions: dense and grouped ones on the CONV unit, depthwise ones on the pooling unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from tpu_deploy.codegen.emitters import instructions as tiu
+from tpu_deploy.codegen.emitters import packing
+from tpu_deploy.codegen.emitters.instructions import Local, Window
+from tpu_deploy.codegen.emitters.operation import OperationView
+from tpu_deploy.codegen.emitters.registry import emits
+from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
+from tpu_deploy.codegen.layout import aligned_bytes, channel_groups, round_up
+from tpu_deploy.codegen.program import (
+    Access,
+    Action,
+    Buffer,
+    Fill,
+    LoadConstant,
+    LoadOperand,
+    StoreResult,
+    TileProgram,
+    Tiling,
+    Variant,
+)
+from tpu_deploy.codegen.views import AxisMap, Box, Dims, canonical_axes, dims_of
+
+from tpu_deploy.chips import Chip
+from tpu_deploy.ir import geometry
+
+I32 = np.dtype(np.int32)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution as the unit sees it: groups already merged so that a group fills the input lanes where it can."""
+
+    op: OperationView
+    chip: Chip
+    axes: AxisMap
+    filters: npt.NDArray[np.int8]
+    groups: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+    @property
+    def x_dims(self) -> Dims:
+        """Sizes of the input."""
+        return dims_of(self.op.operand("input").shape, self.axes)
+
+    @property
+    def zero(self) -> int:
+        """The byte of the input's zero point."""
+        return self.op.operand("input").zero_point & 0xFF
+
+    @property
+    def channels_in(self) -> int:
+        """Input channels of a group."""
+        return self.x_dims[1] // self.groups
+
+    @property
+    def channels_out(self) -> int:
+        """Output channels of a group."""
+        return self.filters.shape[0] // self.groups
+
+    def input_window(self, box: Box) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
+        """Rows, columns and pads that a box of the result needs of the input."""
+        _, _, height, width = self.x_dims
+        top, left, _, _ = self.pads
+        rows = geometry.input_range(
+            box.start[2], box.stop[2], height, self.kernel[0], self.strides[0], top, self.dilations[0]
+        )
+        columns = geometry.input_range(
+            box.start[3], box.stop[3], width, self.kernel[1], self.strides[1], left, self.dilations[1]
+        )
+        return rows[:2], columns[:2], (rows[2], columns[2], rows[3], columns[3])
+
+
+def merge_groups(filters: npt.NDArray[np.int8], groups: int, block: int) -> tuple[npt.NDArray[np.int8], int]:
+    """Filters with as many groups joined (zeros between them) as fit the `block` input lanes of one pass."""
+    oc, ic = filters.shape[:2]
+    merged = max((k for k in range(1, groups + 1) if groups % k == 0 and k * ic <= block), default=1)
+    if merged == 1:
+        return filters, groups
+    per_group = oc // groups
+    out = np.zeros((groups // merged, merged, per_group, merged, ic, *filters.shape[2:]), np.int8)
+    shaped = filters.reshape(groups // merged, merged, per_group, ic, *filters.shape[2:])
+    for k in range(merged):
+        out[:, k, :, k] = shaped[:, k]
+    return out.reshape(oc, merged * ic, *filters.shape[2:]), groups // merged
+
+
+def load_window(
+    problem: Problem, box: Box, channels: tuple[int, int], name: str, pad_value: int
+) -> tuple[Buffer, list[Action], Local, Window]:
+    """The input that a box of the result needs, in a buffer: its actions, the tensor, and the window over it.
+
+    `pad_value` is the byte that padding holds. Pads beyond what an instruction can express are written into the buffer.
+    """
+    chip, x = problem.chip, problem.op.operand("input")
+    rows, columns, pads = problem.input_window(box)
+    read = Box((box.start[0], channels[0], rows[0], columns[0]), (box.stop[0], channels[1], rows[1], columns[1]))
+    window = Window(problem.kernel, problem.strides, problem.dilations, pads, pad_value)
+    if max(pads) <= chip.max_pad:
+        local = Local(name, read.dims, x.dtype)
+        buffer = Buffer(name, aligned_bytes(read.dims, x.dtype.itemsize, chip))
+        return buffer, [LoadOperand(0, x.shape, problem.axes, read, name)], local, window
+    top, left, bottom, right = pads
+    n, c, h, w = read.dims
+    dims = (n, c, h + top + bottom, w + left + right)
+    into = (dims, (0, 0, top, left))
+    actions: list[Action] = [
+        Fill(name, dims, x.dtype.itemsize, pad_value),
+        LoadOperand(0, x.shape, problem.axes, read, name, into),
+    ]
+    buffer = Buffer(name, aligned_bytes(dims, x.dtype.itemsize, chip))
+    return buffer, actions, Local(name, dims, x.dtype), replace(window, pads=(0, 0, 0, 0))
+
+
+def _pack_dense(problem: Problem, first: int, last: int) -> packing.Bytes:
+    op, chip = problem.op, problem.chip
+    part = slice(first, last)
+    slots = packing.requant_slots(
+        op.constant("multiplier")[part], op.constant("rshift")[part], op.result.zero_point, op.constant("bias")[part]
+    )
+    filters = packing.conv_filter(problem.filters[part], chip.conv_block_i8)
+    return np.concatenate([packing.rows_by_lane(slots, chip), packing.rows_by_lane(filters, chip)], axis=1)
+
+
+def _finish(problem: Problem, acc: Local, y: Local, table: Access) -> list[Action]:
+    """Bias and requantization of int32 sums by the slots of a table."""
+    chip = problem.chip
+    channels = y.dims[1]
+    bias = Local(
+        table.buffer,
+        (1, channels, 1, 1),
+        I32,
+        table.start + packing.BIAS_OFFSET,
+        (0, packing.SLOT_BYTES // 4, 0, 0),
+    )
+    return [
+        tiu.arithmetic(ArithmeticOp.ADDS, acc, acc, bias, chip),
+        tiu.requantize_channels(y, acc, table, chip),
+    ]
+
+
+def _dense_group(problem: Problem, box: Box, group: int) -> tuple[list[Buffer], list[Action]]:
+    """The part of a tile that belongs to one group."""
+    op, chip = problem.op, problem.chip
+    size = problem.channels_out
+    first, last = max(box.start[1], group * size), min(box.stop[1], (group + 1) * size)
+    part = Box((box.start[0], first, *box.start[2:]), (box.stop[0], last, *box.stop[2:]))
+    low = group * problem.channels_in
+    buffer, actions, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{group}", problem.zero)
+    slots = channel_groups(last - first, chip)
+    table = slots * packing.SLOT_BYTES
+    row = table + slots * packing.conv_filter_bytes(problem.channels_in, *problem.kernel, chip.conv_block_i8)
+    constants = f"weights{group}"
+    acc, y = Local(f"acc{group}", part.dims, I32), Local(f"y{group}", part.dims, op.result.dtype)
+    buffers = [
+        buffer,
+        Buffer(constants, row),
+        Buffer(acc.buffer, aligned_bytes(part.dims, 4, chip), apart=frozenset({y.buffer, constants})),
+        Buffer(y.buffer, aligned_bytes(part.dims, 1, chip)),
+    ]
+    key = f"{op.result.name}:{first}:{last}"
+    actions = [
+        LoadConstant(key, min(last - first, chip.lanes), row, constants, partial(_pack_dense, problem, first, last)),
+        *actions,
+        tiu.convolution(acc, x, Access(constants, table, row), window, chip),
+        *_finish(problem, acc, y, Access(constants, 0, table)),
+        StoreResult(op.result.shape, problem.axes, part, y.buffer),
+    ]
+    return buffers, actions
+
+
+def _dense_tile(problem: Problem, box: Box) -> TileProgram:
+    buffers: list[Buffer] = []
+    actions: list[Action] = []
+    size = problem.channels_out
+    for group in range(box.start[1] // size, (box.stop[1] - 1) // size + 1):
+        more_buffers, more_actions = _dense_group(problem, box, group)
+        buffers += more_buffers
+        actions += more_actions
+    return TileProgram(tuple(buffers), tuple(actions))
+
+
+def _pack_depthwise(problem: Problem, first: int, last: int, bias_start: int, filter_start: int) -> packing.Bytes:
+    op, chip = problem.op, problem.chip
+    part = slice(first, last)
+    bias = op.constant("bias")[part]
+    slots = packing.requant_slots(
+        op.constant("multiplier")[part], op.constant("rshift")[part], op.result.zero_point, bias
+    )
+    table = packing.padded(packing.rows_by_lane(slots, chip), bias_start)
+    biases = packing.rows_by_lane(np.ascontiguousarray(bias).reshape(-1, 1).view(np.uint8), chip)
+    taps = np.ascontiguousarray(problem.filters[part]).reshape(last - first, -1).view(np.uint8)
+    return np.concatenate(
+        [table, packing.padded(biases, filter_start - bias_start), packing.rows_by_lane(taps, chip)], axis=1
+    )
+
+
+def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
+    op, chip = problem.op, problem.chip
+    first, last = box.start[1], box.stop[1]
+    buffer, actions, x, window = load_window(problem, box, (first, last), "x", problem.zero)
+    slots = channel_groups(last - first, chip)
+    bias_start = slots * packing.SLOT_BYTES
+    filter_start = round_up(bias_start + slots * 4, chip.vector_bytes)
+    row = filter_start + slots * problem.kernel[0] * problem.kernel[1]
+    acc, y = Local("acc", box.dims, I32), Local("y", box.dims, op.result.dtype)
+    buffers = (
+        buffer,
+        Buffer("weights", row),
+        Buffer("acc", aligned_bytes(box.dims, 4, chip), apart=frozenset({"y", "weights"})),
+        Buffer("y", aligned_bytes(box.dims, 1, chip)),
+    )
+    pack = partial(_pack_depthwise, problem, first, last, bias_start, filter_start)
+    weights, bias = Access("weights", filter_start, row), Access("weights", bias_start, filter_start)
+    return TileProgram(
+        buffers,
+        (
+            LoadConstant(f"{op.result.name}:{first}:{last}", min(last - first, chip.lanes), row, "weights", pack),
+            *actions,
+            tiu.pooling(PoolOp.DEPTHWISE, acc, x, window, chip, weights=weights, bias=bias),
+            tiu.requantize_channels(y, acc, Access("weights", 0, bias_start), chip),
+            StoreResult(op.result.shape, problem.axes, box, "y"),
+        ),
+    )
+
+
+def dense_variant(problem: Problem) -> Variant:
+    """The convolution on the CONV unit, cut in output channels (within a group), images, rows and columns."""
+    size = problem.channels_out
+    lanes = problem.chip.lanes
+    multiple = lanes if problem.groups == 1 or size % lanes == 0 else size
+    shape = problem.op.result.shape
+    tiling = Tiling(shape, problem.axes, dims_of(shape, problem.axes), (1, multiple, 1, 1))
+    return Variant("dense", tiling, partial(_dense_tile, problem))
+
+
+@emits("tpu.Conv2D")
+def conv2d(op: OperationView, chip: Chip) -> list[Variant]:
+    """Depthwise convolutions on the pooling unit, all others on the CONV unit."""
+    attributes = op.attributes
+    kernel, strides, dilations = (
+        (a[0], a[1]) for a in (attributes[k] for k in ("kernel_shape", "strides", "dilations"))
+    )
+    top, left, bottom, right = attributes["pads"]
+    filters, groups = op.constant("filter"), attributes["group"]
+    problem = Problem(
+        op, chip, canonical_axes(4), filters, groups, kernel, strides, dilations, (top, left, bottom, right)
+    )
+    if groups > 1 and filters.shape[1] == 1 and filters.shape[0] == groups:
+        shape = op.result.shape
+        tiling = Tiling(shape, problem.axes, dims_of(shape, problem.axes), (1, chip.lanes, 1, 1))
+        return [Variant("depthwise", tiling, partial(_depthwise_tile, problem))]
+    filters, groups = merge_groups(filters, groups, chip.conv_block_i8)
+    return [dense_variant(replace(problem, filters=filters, groups=groups))]

@@ -1,0 +1,21 @@
+"""Matrix products by constant matrices: a 1x1 convolution whose images are the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from tpu_deploy.codegen.emitters.conv import Problem, dense_variant
+from tpu_deploy.codegen.emitters.operation import OperationView
+from tpu_deploy.codegen.emitters.registry import emits
+from tpu_deploy.codegen.program import Variant
+from tpu_deploy.codegen.views import rows_axes
+
+from tpu_deploy.chips import Chip
+
+
+@emits("tpu.MatMul")
+def matmul(op: OperationView, chip: Chip) -> list[Variant]:
+    """Rows as images of K channels: per-column requantization is then per-channel requantization."""
+    right = np.ascontiguousarray(op.constant("right").T)
+    filters = right.reshape(*right.shape, 1, 1)
+    axes = rows_axes(len(op.result.shape))
+    return [dense_variant(Problem(op, chip, axes, filters, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)))]

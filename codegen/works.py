@@ -1,0 +1,38 @@
+"""What is to be done, in order, once every value has its place in global memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpu_deploy.codegen.emitters.operation import OperationView
+from tpu_deploy.codegen.views import Storage
+
+
+@dataclass(frozen=True)
+class Compute:
+    """An operation with an emitter: where its operands lie (None for constants) and its result goes."""
+
+    view: OperationView
+    operands: tuple[Storage | None, ...]
+    result: Storage
+
+
+@dataclass(frozen=True)
+class Copy:
+    """All elements of one storage to another of the same shape."""
+
+    name: str
+    source: Storage
+    target: Storage
+
+
+@dataclass(frozen=True)
+class FillMemory:
+    """One stored integer to all elements of a storage."""
+
+    name: str
+    target: Storage
+    value: int
+
+
+Work = Compute | Copy | FillMemory
