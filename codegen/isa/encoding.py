@@ -95,7 +95,7 @@ def _commands(data: memoryview, engine: Engine) -> Iterator[Command]:
         if end > len(data):
             raise ValueError(f"{engine} queue: offset {offset:#x}: {instruction.name} is cut off")
         word = int.from_bytes(data[offset:end], "little")
-        fields = {row.name: word >> row.bit & row.mask for row in instruction.fields}
+        fields = {name: word >> bit & mask for name, bit, mask in instruction.layout}
         if word & instruction.reserved_mask:
             for row in instruction.reserved:
                 if value := word >> row.bit & row.mask:

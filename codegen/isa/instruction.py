@@ -32,7 +32,8 @@ class Instruction:
     `fixed` holds the fields that make it this instruction; they are encoded without being given. `operations` names
     the values its operation field (`tsk_eu_typ`, `cmd_special_function`) may take. `family` is the name that short and
     long forms share. `reserved` are the stretches of bits no row names, called `reserved_<bit>`: zero in every command
-    written here, yet kept when a command that sets them is decoded and encoded again.
+    written here, yet kept when a command that sets them is decoded and encoded again. What follows is derived, for
+    speed: `layout` is (name, bit, mask) of each field.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Instruction:
     fixed: Mapping[str, int]
     operations: type[IntEnum]
     reserved: tuple[Field, ...] = field(init=False)
+    layout: tuple[tuple[str, int, int], ...] = field(init=False, repr=False)
     slots: Mapping[str, tuple[int, int]] = field(init=False, repr=False)
     opcode_word: int = field(init=False, repr=False)
     reserved_mask: int = field(init=False, repr=False)
@@ -55,6 +57,7 @@ class Instruction:
         derived = {
             "fixed": MappingProxyType(dict(self.fixed)),
             "reserved": reserved,
+            "layout": tuple((row.name, row.bit, row.mask) for row in self.fields),
             "slots": MappingProxyType(slots),
             "opcode_word": sum(value << slots[name][0] for name, value in self.fixed.items()),
             "reserved_mask": sum(row.mask << row.bit for row in reserved),

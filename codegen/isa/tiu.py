@@ -12,6 +12,7 @@ from tpu_deploy.codegen.isa.instruction import Instruction, rows
 
 _HEADER = "cmd_short@0:1 cmd_id@1:20 cmd_id_dep@21:20 tsk_typ@41:4 tsk_eu_typ@45:5"
 
+# A long form computes in the lanes of tsk_lane_num alone: all 64 bits set for all lanes.
 _LONG = """
     eu_half_en@50:1 tsk_opd_num@51:2 pad_mode@53:2 cmd_id_en@55:4 pwr_step@59:4 intr_en@63:1 res_add@64:1 relu@65:1
     left_tran@66:1 kernel_rotate@68:1 opd0_sign@69:1 opd1_sign@70:1 opd2_sign@71:1 res0_prec@72:3 opd0_prec@75:3
