@@ -96,8 +96,17 @@ def convert_hard_swish(node: Node) -> SSAValue:
 
 @converts("Swish")
 def convert_swish(node: Node) -> SSAValue:
-    """`top.SiLU`."""
-    return _unary(node, "top.SiLU", beta=float(node.attribute("alpha", 1.0)))
+    """`top.SiLU`; x * sigmoid(alpha * x) is SiLU(alpha * x) / alpha."""
+    alpha = float(node.attribute("alpha", 1.0))
+    if alpha == 1:
+        return _unary(node, "top.SiLU")
+    if alpha == 0:
+        return _unary(node, "top.MulConst", const_val=0.5)
+    x = node.input()
+    shape = shape_of(x)
+    scaled = node.emit("top.MulConst", [x], shape, node.derived("scaled"), const_val=alpha)
+    y = node.emit("top.SiLU", [scaled], shape, node.derived("silu"))
+    return node.emit("top.MulConst", [y], shape, const_val=1 / alpha)
 
 
 @converts("Mish")

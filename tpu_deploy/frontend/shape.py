@@ -152,8 +152,13 @@ def sliced(node: Node, x: SSAValue, pieces: Sequence[range], name: str | None) -
         name,
         offset=[p.start for p in pieces],
         steps=[p.step for p in pieces],
-        ends=[p.stop for p in pieces],
+        ends=[_end(p, d) for p, d in zip(pieces, shape_of(x), strict=True)],
     )
+
+
+def _end(piece: range, size: int) -> int:
+    """The exclusive end as ONNX counts: a backward run that takes element 0 ends before the front, at -size - 1."""
+    return piece.stop if piece.stop >= 0 else -size - 1
 
 
 @converts("Split")

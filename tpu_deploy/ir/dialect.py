@@ -11,7 +11,9 @@ from xdsl.dialects.builtin import (
     BoolAttr,
     FloatAttr,
     IntegerAttr,
+    IntegerType,
     NoneType,
+    Signedness,
     StringAttr,
     f64,
     i64,
@@ -45,6 +47,12 @@ class Kind:
 
 
 INT = Kind("i64", lambda v: IntegerAttr(int(v), i64), lambda a: a.value.data, lambda a: isinstance(a, IntegerAttr))
+SIGNED = Kind(
+    "si32",
+    lambda v: IntegerAttr(int(v), IntegerType(32, Signedness.SIGNED)),
+    lambda a: a.value.data,
+    lambda a: isinstance(a, IntegerAttr),
+)
 BOOL = Kind(
     "bool", lambda v: BoolAttr.from_bool(bool(v)), lambda a: bool(a.value.data), lambda a: isinstance(a, IntegerAttr)
 )

@@ -2,7 +2,7 @@
 
 from xdsl.ir import Dialect, Operation
 
-from tpu_deploy.ir.dialect import BOOL, FLOAT, FLOATS, INT, INTS, REQUIRED, STRING, Kind, Row, classes
+from tpu_deploy.ir.dialect import BOOL, FLOAT, FLOATS, INT, INTS, REQUIRED, SIGNED, STRING, Kind, Row, classes
 
 RELU = {"do_relu": (BOOL, False), "relu_limit": (FLOAT, -1.0)}
 """A folded ReLU, and its upper limit (negative: none)."""
@@ -103,15 +103,19 @@ ROWS = (
     _unary("Tanh", "tanh(input)."),
     _unary("HardSigmoid", "clip(alpha * input + beta, 0, 1).", alpha=(FLOAT, REQUIRED), beta=(FLOAT, REQUIRED)),
     _unary("HardSwish", "input * clip(input / 6 + 0.5, 0, 1)."),
-    _unary("SiLU", "input * sigmoid(beta * input).", beta=(FLOAT, 1.0)),
+    _unary("SiLU", "input * sigmoid(input)."),
     _unary("Mish", "input * tanh(softplus(input))."),
     _unary("Softplus", "log(1 + exp(input))."),
     _unary("Elu", "input, or alpha * (exp(input) - 1) where negative.", alpha=(FLOAT, REQUIRED)),
     _unary("GELU", "input * Phi(input).", approx_mode=(STRING, "normal")),
     _unary(
-        "Softmax", "exp(beta * input) normalized over axis.", axis=(INT, REQUIRED), log=(BOOL, False), beta=(FLOAT, 1.0)
+        "Softmax",
+        "exp(beta * input) normalized over axis.",
+        axis=(SIGNED, REQUIRED),
+        log=(BOOL, False),
+        beta=(FLOAT, 1.0),
     ),
-    Row("top.Concat", ("*inputs",), {"axis": (INT, REQUIRED), **RELU}, "Joined along axis."),
+    Row("top.Concat", ("*inputs",), {"axis": (SIGNED, REQUIRED), **RELU}, "Joined along axis."),
     Row(
         "top.Slice",
         ("input", "offsetT?", "endsT?", "stepsT?"),
@@ -122,12 +126,12 @@ ROWS = (
             "axes": (INTS, ()),
             "hasparamConvert_axes": (INTS, ()),
         },
-        "input[offset:ends:steps] per axis.",
+        "input[offset:ends:steps] per axis; a backward run up to element 0 ends at -size - 1.",
     ),
     Row(
         "top.Split",
         ("input",),
-        {"axis": (INT, REQUIRED), "num": (INT, REQUIRED), "split_size": (INTS, REQUIRED)},
+        {"axis": (SIGNED, REQUIRED), "num": (INT, REQUIRED), "split_size": (INTS, REQUIRED)},
         "Cut along axis into pieces of split_size.",
         results=None,
     ),
