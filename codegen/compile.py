@@ -11,7 +11,7 @@ from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, Kernel
 from tpu_deploy.codegen.commands import Address, PlannedCommand, Space
 from tpu_deploy.codegen.emitters import EMITTERS
 from tpu_deploy.codegen.layout import round_up
-from tpu_deploy.codegen.placement import Placement, place
+from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
 from tpu_deploy.codegen.works import Compute
 

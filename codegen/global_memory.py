@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tpu_deploy.codegen.layout import round_up
-from tpu_deploy.codegen.placement import Placement
+from tpu_deploy.codegen.storages import Placement
 from tpu_deploy.codegen.works import Compute, Work
 
 ALIGN = 4096

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from tpu_deploy.codegen.isa import (
     Precision,
     RequantOp,
     SearchGatherOp,
+    SfuOp,
 )
 from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides, channel_groups
 from tpu_deploy.codegen.program import Access, Ref, Step
@@ -23,6 +23,7 @@ from tpu_deploy.codegen.views import Dims
 from tpu_deploy.chips import Chip
 from tpu_deploy.numbers import RoundMode
 
+DIVISION_STEPS = 4
 PRECISION = {1: Precision.I8, 2: Precision.I16, 4: Precision.I32}
 
 
@@ -109,6 +110,9 @@ def arithmetic(
     """
     fields = {"tsk_eu_typ": int(op), "tsk_opd_num": 1 if right is None else 2, "res0_prec": precision(result.dtype)}
     fields |= _sizes("res0", result.dims)
+    if result.strides is not None:
+        fields["res0_str"] = int(Layout.FREE_STRIDE)
+        fields |= {f"res0_{k}_str": s for k, s in zip("nchw", result.strides, strict=True)}
     addresses = {"res0_addr": result.ref}
     reads = []
     for name, operand in (("opd0", left), ("opd1", right)):
@@ -296,12 +300,21 @@ def look_up(result: Local, index: Local, table: Access, chip: Chip, *, shared: b
     return Step("sSG", fields, addresses, (index.access(chip), table), (result.access(chip),))
 
 
-def raw(
-    instruction: str,
-    fields: Mapping[str, int],
-    addresses: Mapping[str, Ref],
-    reads: Sequence[Access],
-    writes: Sequence[Access],
-) -> Step:
-    """Any other instruction."""
-    return Step(instruction, fields, addresses, tuple(reads), tuple(writes))
+def divide(result: Local, left: Local | Constant, right: Local, chip: Chip) -> Step:
+    """A float32 AR division with four Newton steps, the most precise it has (3 ulp)."""
+    step = arithmetic(ArithmeticOp.DIV, result, left, right, chip)
+    return replace(step, fields={**step.fields, "opd2_n_str": DIVISION_STEPS - 1})
+
+
+def taylor(result: Local, x: Local, coefficients: Access, terms: int, chip: Chip) -> Step:
+    """An SFU polynomial by Horner's rule, each multiplication and addition rounded; float32 coefficients in every lane."""
+    fields = {
+        "tsk_eu_typ": int(SfuOp.TAYLOR),
+        "res0_prec": precision(result.dtype),
+        "opd0_prec": precision(x.dtype),
+        "opd1_n": terms,
+        **_sizes("res0", result.dims),
+    }
+    table = Ref(coefficients.buffer, coefficients.start)
+    addresses = {"res0_addr": result.ref, "opd0_addr": x.ref, "opd1_addr": table}
+    return Step("sSFU", fields, addresses, (x.access(chip), coefficients), (result.access(chip),))
