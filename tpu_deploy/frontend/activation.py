@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.ir.network import shape_of
 
 LIMIT = float(np.finfo(np.float32).max)
@@ -134,3 +135,46 @@ def convert_gelu(node: Node) -> SSAValue:
     if mode not in ("none", "tanh"):
         node.refuse(f"approximate is {mode}")
     return _unary(node, "top.GELU", approx_mode="tanh" if mode == "tanh" else "normal")
+
+
+@exports("top.Relu")
+def export_relu(op: ExportedOperation) -> None:
+    """Relu, or Clip from 0 to the limit."""
+    if op["relu_limit"] < 0:
+        op.emit("Relu", op.operands)
+    else:
+        op.emit("Clip", [*op.operands, op.constant(0.0), op.constant(float(op["relu_limit"]))])
+
+
+@exports("top.Clip")
+def export_clip(op: ExportedOperation) -> None:
+    """Clip, without the bounds that stand for none."""
+    low = op.constant(op["min"]) if op["min"] > -LIMIT else ""
+    high = [op.constant(op["max"])] if op["max"] < LIMIT else []
+    op.emit("Clip", [*op.operands, low, *high])
+
+
+SAME_NAME = ("LeakyRelu", "PRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Mish", "Softplus", "Elu")
+"""Operations that ONNX has under the same name, with the same operands and those of these attributes that TOP has."""
+
+ATTRIBUTES = ("alpha", "beta")
+
+
+@exports(*(f"top.{name}" for name in SAME_NAME))
+def export_same_name(op: ExportedOperation) -> None:
+    """The ONNX operator of the same name."""
+    attributes = {name: op[name] for name in ATTRIBUTES if name in op.attributes}
+    op.emit(op.op.name.removeprefix("top."), op.operands, **attributes)
+
+
+@exports("top.SiLU")
+def export_silu(op: ExportedOperation) -> None:
+    """Sigmoid and Mul."""
+    gate = op.emit("Sigmoid", op.operands, [op.inner("sigmoid")])
+    op.emit("Mul", [*op.operands, gate])
+
+
+@exports("top.GELU")
+def export_gelu(op: ExportedOperation) -> None:
+    """Gelu."""
+    op.emit("Gelu", op.operands, approximate="tanh" if op["approx_mode"] == "tanh" else "none")

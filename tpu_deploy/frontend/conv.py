@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.frontend.windows import image, read_window
 from tpu_deploy.ir.network import shape_of
 
@@ -48,3 +49,10 @@ def _bias(node: Node, outputs: int) -> SSAValue:
     if bias.shape != (outputs,):
         node.refuse(f"its bias has shape {bias.shape}, {outputs} values are needed")
     return node.weight(bias, 2)
+
+
+@exports("top.Conv")
+def export_conv(op: ExportedOperation) -> None:
+    """Conv."""
+    names = ("kernel_shape", "strides", "pads", "dilations", "group")
+    op.emit("Conv", [o for o in op.operands if o], **{name: op[name] for name in names})

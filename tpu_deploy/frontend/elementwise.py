@@ -6,8 +6,9 @@ import numpy as np
 from xdsl.ir import SSAValue
 
 from tpu_deploy.frontend.activation import LIMIT
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.frontend.tensors import Array
 from tpu_deploy.ir.network import shape_of
 
@@ -118,3 +119,37 @@ def convert_cast(node: Node) -> SSAValue:
     if node.attribute("to") not in FLOATS:
         node.unsupported("it makes integers of computed values")
     return node.input()
+
+
+@exports("top.Add")
+def export_add(op: ExportedOperation) -> None:
+    """Add, or Sum of more than two, each times its coefficient."""
+    terms = op.operands
+    if op["coeff"] is not None:
+        factors = [op.constant(float(c)) for c in op["coeff"]]
+        terms = [op.emit("Mul", pair, [op.inner("term")]) for pair in zip(terms, factors, strict=True)]
+    op.emit("Add" if len(terms) == 2 else "Sum", terms)
+
+
+@exports("top.Sub")
+def export_sub(op: ExportedOperation) -> None:
+    """Sub."""
+    op.emit("Sub", op.operands[::-1] if op["is_reverse"] else op.operands)
+
+
+@exports("top.Mul")
+def export_mul(op: ExportedOperation) -> None:
+    """Mul, one for each operand after the first."""
+    first, *rest = op.operands
+    for other in rest[:-1]:
+        first = op.emit("Mul", [first, other], [op.inner("product")])
+    op.emit("Mul", [first, rest[-1]])
+
+
+@exports("top.AddConst", "top.MulConst", "top.SubConst")
+def export_with_number(op: ExportedOperation) -> None:
+    """Add, Mul or Sub with a number."""
+    operands = [*op.operands, op.constant(float(op["const_val"]))]
+    if op.op.name == "top.SubConst" and op["is_reverse"]:
+        operands.reverse()
+    op.emit(op.op.name.removeprefix("top.").removesuffix("Const"), operands)

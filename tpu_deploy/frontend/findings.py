@@ -19,12 +19,9 @@ class Finding:
     suggestion: str
 
     @property
-    def label(self) -> str:
+    def place(self) -> str:
         """How a person finds the node: its name, or what it produces when it has none."""
-        return f"{self.node or 'node producing ' + self.tensor} ({self.op_type})"
-
-    def __str__(self) -> str:
-        return f"{self.label}: {self.reason}" + (f"; {self.suggestion}" if self.suggestion else "")
+        return self.node or f"the node producing {self.tensor}"
 
 
 class UnsupportedOperators(BadInput):
@@ -32,8 +29,15 @@ class UnsupportedOperators(BadInput):
 
     def __init__(self, model: str, findings: Sequence[Finding]) -> None:
         self.findings = tuple(findings)
+        groups: dict[tuple[str, str, str], list[str]] = {}
+        for f in findings:
+            groups.setdefault((f.op_type, f.reason, f.suggestion), []).append(f.place)
+        told = [
+            f"{op_type} at {', '.join(places)}: {reason}" + (f" ({suggestion})" if suggestion else "")
+            for (op_type, reason, suggestion), places in groups.items()
+        ]
         count = f"{len(findings)} unsupported operator{'s' if len(findings) > 1 else ''}"
-        super().__init__(f"{model}: {count}: " + " | ".join(str(f) for f in findings))
+        super().__init__(f"{model}: {count}: " + "; ".join(told))
 
 
 class Unsupported(Exception):

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.frontend.tensors import Array
 from tpu_deploy.ir.network import shape_of
 
@@ -104,3 +105,15 @@ def _with_addend(node: Node, operands: list[SSAValue], product: tuple[int, int])
 
 def _scaled(array: Array, factor: float) -> Array:
     return array if factor == 1 else np.asarray(array * np.float32(factor))
+
+
+@exports("top.MatMul")
+def export_matmul(op: ExportedOperation) -> None:
+    """Gemm for matrices, MatMul and Add for tensors of more dimensions."""
+    x, right, bias = op.operands
+    if len(op.shape()) == 2:
+        op.emit("Gemm", [x, right, bias] if bias else [x, right])
+    elif bias:
+        op.emit("Add", [op.emit("MatMul", [x, right], [op.inner("product")]), bias])
+    else:
+        op.emit("MatMul", [x, right])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.ir.network import shape_of
 
 
@@ -24,3 +25,18 @@ def convert_batch_normalization(node: Node) -> SSAValue:
     gamma, beta, mean, variance = (node.weight(node.constant(i), i) for i in names)
     operands = [x, mean, variance, gamma, beta]
     return node.emit("top.BatchNorm", operands, shape, epsilon=float(node.attribute("epsilon", 1e-5)))
+
+
+@exports("top.BatchNorm")
+def export_batch_norm(op: ExportedOperation) -> None:
+    """BatchNormalization."""
+    x, mean, variance, gamma, beta = op.operands
+    op.emit("BatchNormalization", [x, gamma, beta, mean, variance], epsilon=op["epsilon"])
+
+
+@exports("top.Scale")
+def export_scale(op: ExportedOperation) -> None:
+    """Mul and Add of values per channel."""
+    wide = (1, -1) + (1,) * (len(op.shape()) - 2)
+    scale, bias = (op.constant(a.reshape(wide)) for a in (op.array(1), op.array(2)) if a is not None)
+    op.emit("Add", [op.emit("Mul", [op.operands[0], scale], [op.inner("scaled")]), bias])

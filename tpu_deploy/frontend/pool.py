@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.frontend.windows import image, read_window
 from tpu_deploy.ir.network import shape_of
 
@@ -86,3 +87,17 @@ def _four(kept: Sequence[int], window: Sequence[int]) -> tuple[int, int, int, in
     n, c = (kept[0], math.prod(kept[1:])) if len(kept) > 1 else (1, math.prod(kept))
     h, w = (window[0], math.prod(window[1:])) if len(window) > 1 else (1, math.prod(window))
     return n, c, h, w
+
+
+@exports("top.MaxPool", "top.AvgPool")
+def export_pool(op: ExportedOperation) -> None:
+    """MaxPool or AveragePool; the global form when the window is the whole image."""
+    average = op.op.name == "top.AvgPool"
+    if tuple(op["kernel_shape"]) == op.shape()[2:] and not any(op["pads"]):
+        op.emit("GlobalAveragePool" if average else "GlobalMaxPool", op.operands)
+        return
+    attributes = {name: op[name] for name in ("kernel_shape", "strides", "pads")}
+    attributes["ceil_mode"] = int(op["ceil_mode"])
+    if average:
+        attributes["count_include_pad"] = int(op["count_include_pad"])
+    op.emit("AveragePool" if average else "MaxPool", op.operands, **attributes)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xdsl.ir import SSAValue
 
 if TYPE_CHECKING:
-    from tpu_deploy.frontend.export import ExportedOperation
+    from tpu_deploy.frontend.exported import ExportedOperation
     from tpu_deploy.frontend.node import Node
 
 Converter = Callable[["Node"], SSAValue | Sequence[SSAValue]]

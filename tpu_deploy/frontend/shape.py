@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.ir.network import element_of, shape_of, tensor_type
 
 
@@ -252,3 +253,44 @@ def _own_places(node: Node, size: int, begin: int, end: int, mode: str) -> list[
     else:
         runs = [("before", range(begin, 0, -1)), ("after", range(size - 2, size - 2 - end, -1))]
     return [(side, run) for side, run in runs if len(run)]
+
+
+@exports("top.Reshape", "top.Squeeze", "top.Unsqueeze")
+def export_reshape(op: ExportedOperation) -> None:
+    """Reshape."""
+    op.emit("Reshape", [op.operands[0], op.constant(op.result_shape)])
+
+
+@exports("top.Permute")
+def export_permute(op: ExportedOperation) -> None:
+    """Transpose."""
+    op.emit("Transpose", op.operands, perm=op["order"])
+
+
+@exports("top.Concat")
+def export_concat(op: ExportedOperation) -> None:
+    """Concat."""
+    op.emit("Concat", op.operands, axis=op["axis"])
+
+
+@exports("top.Slice")
+def export_slice(op: ExportedOperation) -> None:
+    """Slice of every axis."""
+    axes = list(range(len(op.shape())))
+    lists = (op["offset"], op["ends"], axes, op["steps"])
+    op.emit("Slice", [op.operands[0], *(op.constant(values) for values in lists)])
+
+
+@exports("top.Split")
+def export_split(op: ExportedOperation) -> None:
+    """Split into the given sizes."""
+    op.emit("Split", [*op.operands, op.constant(op["split_size"])], op.results, axis=op["axis"])
+
+
+@exports("top.Pad")
+def export_pad(op: ExportedOperation) -> None:
+    """Pad."""
+    inputs = [op.operands[0], op.constant(op["paddings"])]
+    if op["mode"] == "constant":
+        inputs.append(op.constant(float(op["val"])))
+    op.emit("Pad", inputs, mode=op["mode"])

@@ -6,8 +6,9 @@ import math
 
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import converts
+from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.ir.network import shape_of
 
 
@@ -24,3 +25,9 @@ def convert_softmax(node: Node) -> SSAValue:
     flat = (math.prod(shape[:axis]), math.prod(shape[axis:]))
     y = node.emit("top.Softmax", [node.reshaped(x, flat)], flat, node.derived("flat"), axis=1)
     return node.reshaped(y, shape, node.tensor)
+
+
+@exports("top.Softmax")
+def export_softmax(op: ExportedOperation) -> None:
+    """Softmax."""
+    op.emit("Softmax", op.operands, axis=op["axis"])
