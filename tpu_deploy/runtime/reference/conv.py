@@ -1,0 +1,98 @@
+"""tpu.Conv2D."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tpu_deploy.runtime.reference.accumulation import FLOAT32_EXACT, exact_ranges, session, sum_bounds
+from tpu_deploy.runtime.reference.registry import Array, Kernel, Site, kernel
+from tpu_deploy.runtime.reference.requantization import Requantizer
+
+CALL = 1 << 18
+"""Accumulators wanted from one call of a convolution: enough to outweigh the call, few enough for the cache."""
+
+LARGE_PLANE = 512
+"""Pixels of a result from which a 1x1 convolution is faster on plain planes than on blocks of channels; measured."""
+
+
+Part = tuple[slice, Array]
+"""Input channels and the filter over them."""
+
+
+@kernel("tpu.Conv2D")
+def build_conv(site: Site) -> Kernel:
+    """Sums of products in float32 by onnxruntime, as exact parts, then requantization while they are in the cache."""
+    images, channels, *plane = site.shape
+    weights = site.weight(1)
+    upper, lower = sum_bounds(weights.reshape(channels, -1), *site.operand_range(0))
+    bound = np.maximum(upper, -lower).reshape(-1, 1)
+    bias, multiplier, rshift = (site.weight(i).astype(np.int64).reshape(-1, 1) for i in (2, 3, 4))
+    zero = site.operand_zero_point(0)
+    bias = bias + zero * weights.sum((1, 2, 3), np.int64).reshape(-1, 1)
+    requantize = Requantizer(multiplier, rshift, bias, bound, site.zero_point, site.dtype)
+    per_call = min(max(1, CALL // math.prod(site.shape[1:])), -(-images // site.workers.threads))
+    alone = per_call >= images
+    parts = _parts(site, weights) if bound.max() > FLOAT32_EXACT else [(slice(0, site.operand_shape(0)[1]), weights)]
+    accumulate = _session(site, parts, site.workers.threads if alone else 1)
+
+    def run(operands: Sequence[Array]) -> Array:
+        result = np.empty((images, channels, math.prod(plane)), site.dtype)
+
+        def some(first: int) -> None:
+            part = result[first : first + per_call]
+            sums = accumulate.run(None, {"x": operands[0][first : first + per_call]})
+            requantize([each.reshape(part.shape) for each in sums], part, site.workers, spread=alone)
+
+        site.workers.run([partial(some, first) for first in range(0, images, per_call)])
+        return result.reshape(site.shape)
+
+    return run
+
+
+def _parts(site: Site, weights: Array) -> list[Part]:
+    """Convolutions that are exact in float32 and add up to that with `weights`."""
+    outputs, channels, *_ = weights.shape
+    limits = site.operand_range(0)
+    if site.attributes["group"] == 1:
+        ranges = exact_ranges(weights.reshape(outputs, channels, -1), *limits)
+        if ranges is not None:
+            return [(slice(*each), weights[:, slice(*each)]) for each in ranges]
+    flat = weights.reshape(outputs, -1)
+    ranges = exact_ranges(flat[:, :, None], *limits)
+    assert ranges is not None, "the product of two 8-bit numbers is exact"
+    taps = np.arange(flat.shape[1])
+    kept = [np.where((taps >= start) & (taps < stop), flat, 0) for start, stop in ranges]
+    return [(slice(0, site.operand_shape(0)[1]), each.reshape(weights.shape)) for each in kept]
+
+
+def _session(site: Site, parts: list[Part], threads: int) -> Any:
+    """x to one float32 result for each part, of x less its zero point, so that padding is zero."""
+    from onnx import TensorProto, helper
+
+    window = {name: site.attributes[name] for name in ("kernel_shape", "strides", "pads", "dilations", "group")}
+    nodes = [helper.make_node("Cast", ["x"], ["value"], to=TensorProto.FLOAT)]
+    held: dict[str, Array] = {}
+    source = "value"
+    if site.operand_zero_point(0):
+        source = "difference"
+        held["zero"] = np.array([site.operand_zero_point(0)], np.float32)
+        nodes.append(helper.make_node("Sub", ["value", "zero"], [source]))
+    sources = [source] * len(parts)
+    if len({chosen.start for chosen, _ in parts}) > 1:
+        sources = [f"channels{i}" for i in range(len(parts))]
+        held["sizes"] = np.array([chosen.stop - chosen.start for chosen, _ in parts], np.int64)
+        nodes.append(helper.make_node("Split", [source, "sizes"], sources, axis=1))
+    results = [f"sum{i}" for i in range(len(parts))]
+    for i, (_, weights) in enumerate(parts):
+        held[f"filter{i}"] = weights.astype(np.float32)
+        nodes.append(helper.make_node("Conv", [sources[i], f"filter{i}"], [results[i]], **window))
+    pointwise = max(window["kernel_shape"]) == 1 and math.prod(site.shape[2:]) >= LARGE_PLANE
+    operand_shape: list[int | str] = ["n", *site.operand_shape(0)[1:]]
+    return session(
+        nodes, ("x", site.operand_dtype(0), operand_shape), results, held, threads, blocked_layout=not pointwise
+    )
