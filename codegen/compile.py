@@ -9,7 +9,6 @@ from tpu_deploy.codegen import global_memory, schedule
 from tpu_deploy.codegen.assemble import encode_groups
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, KernelModule, Net, Stage, TensorInfo
 from tpu_deploy.codegen.commands import Address, PlannedCommand, Space
-from tpu_deploy.codegen.emitters import EMITTERS
 from tpu_deploy.codegen.layout import round_up
 from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
@@ -82,7 +81,7 @@ def emit(placement: Placement, plan: global_memory.GlobalPlan, chip: Chip) -> tu
     for work in placement.works:
         chosen = None
         if isinstance(work, Compute):
-            chosen = schedule.plan(work, EMITTERS[work.view.kind](work.view, chip), chip)
+            chosen = schedule.plan(work, chip)
             peak = max(peak, chosen.peak)
         emission.add(work, chosen)
     return emission, peak
@@ -96,7 +95,7 @@ def compile_network(
     Raises BadInput naming the tensor when an operation cannot be cut to fit the chip.
     """
     target = chip_named(chip)
-    placement = place(network)
+    placement = place(network, target)
     plan = global_memory.assign(global_memory.lifetimes(placement))
     emission, peak = emit(placement, plan, target)
     data = _pack(emission.coefficients)

@@ -7,7 +7,7 @@ tile to tile stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tpu_deploy.codegen import transfers
@@ -78,32 +78,11 @@ class Plan:
     programs: tuple[TileProgram, ...]
     kept: frozenset[str]
     addresses: tuple[dict[str, int], ...]
-    """Buffer offsets for even and odd tiles (the same twice when there is room for one tile only)."""
+    """Buffer offsets of each program."""
+    is_double_buffered: bool
+    """Whether tiles that follow each other use different memory."""
     peak: int
     cost: float
-
-    @property
-    def is_double_buffered(self) -> bool:
-        """Whether consecutive tiles use different memory."""
-        return self.addresses[0] is not self.addresses[1]
-
-
-def storage_seen(storage: Storage, shape: tuple[int, ...]) -> Storage | None:
-    """A storage under another shape: itself, broadcast, or reshaped; None where strides cannot express it."""
-    if shape == storage.shape:
-        return storage
-    size = 1
-    for k in storage.shape:
-        size *= k
-    wanted = 1
-    for k in shape:
-        wanted *= k
-    if size == wanted and storage.is_contiguous:
-        return storage.reshaped(shape)
-    own = (1,) * (len(shape) - len(storage.shape)) + storage.shape
-    if len(own) != len(shape) or any(a not in (1, b) for a, b in zip(own, shape, strict=True)):
-        return None
-    return storage.broadcast_to(shape)
 
 
 def _sized(program: TileProgram, chip: Chip) -> TileProgram:
@@ -115,22 +94,6 @@ def _sized(program: TileProgram, chip: Chip) -> TileProgram:
             needed[action.buffer] = rows * words * 4
     buffers = tuple(replace(b, bytes=max(b.bytes, needed.get(b.name, 0))) for b in program.buffers)
     return replace(program, buffers=buffers)
-
-
-def _expressible(program: TileProgram, work: Compute) -> bool:
-    """Whether every transfer of a program can be expressed on the storages of a work."""
-    for action in program.actions:
-        if isinstance(action, LoadOperand):
-            storage = work.operands[action.operand]
-            assert storage is not None
-        elif isinstance(action, StoreResult):
-            storage = work.result
-        else:
-            continue
-        seen = storage_seen(storage, action.shape)
-        if seen is None or seen.as_nchw(action.axes) is None:
-            return False
-    return True
 
 
 def _identity(action: Action) -> object:
@@ -163,63 +126,94 @@ def _bytes(action: Action, work: Compute, chip: Chip) -> int:
     return 0
 
 
-def _place(program: TileProgram, kept: frozenset[str], chip: Chip) -> tuple[dict[str, int], dict[str, int], int] | None:
-    """Offsets for even and odd tiles and the peak: kept buffers lie below, the halves above; None if nothing fits."""
-    alive = intervals(program)
-    end = len(program.actions)
-    lasting = [Interval(i.buffer, 0, end) for i in alive if i.buffer.name in kept]
-    passing = [i for i in alive if i.buffer.name not in kept]
-    low = allocate(lasting, chip, 0, chip.lane_bytes, {})
+@dataclass(frozen=True)
+class Places:
+    """Buffer offsets of each program, whether neighbours are disjoint, and the peak."""
+
+    addresses: tuple[dict[str, int], ...]
+    is_double_buffered: bool
+    peak: int
+
+
+def _tops(programs: Sequence[list[Interval]], where: Sequence[dict[str, int] | None]) -> int:
+    """The end of the highest buffer."""
+    return max(
+        (o[i.buffer.name] + i.buffer.bytes for p, o in zip(programs, where, strict=True) if o for i in p), default=0
+    )
+
+
+def _place(programs: Sequence[TileProgram], kept: frozenset[str], chip: Chip) -> Places | None:
+    """Kept buffers lie lowest, above them the even tiles', above those the odd ones'; None if not even one tile fits.
+
+    Where the odd tiles do not fit above the even ones, all tiles share the same memory.
+    """
+    alive = [intervals(p) for p in programs]
+    lasting: dict[str, Interval] = {}
+    for one in alive:
+        for item in one:
+            name = item.buffer.name
+            if name in kept and (name not in lasting or item.buffer.bytes > lasting[name].buffer.bytes):
+                lasting[name] = Interval(item.buffer, 0, 1 << 40)
+    low = allocate(list(lasting.values()), chip, 0, chip.lane_bytes, {})
     if low is None:
         return None
-    sizes = {i.buffer.name: round_up(i.buffer.bytes, chip.vector_bytes) for i in alive}
-    fixed = {n: (o, sizes[n]) for n, o in low.items()}
+    fixed = {n: (o, round_up(lasting[n].buffer.bytes, chip.vector_bytes)) for n, o in low.items()}
     floor = max((o + b for o, b in fixed.values()), default=0)
-    even = allocate(passing, chip, floor, chip.lane_bytes, fixed)
-    if even is None:
+    passing = [[i for i in one if i.buffer.name not in kept] for one in alive]
+    known: dict[tuple[object, ...], dict[str, int] | None] = {}
+
+    def fit(items: list[Interval], start: int) -> dict[str, int] | None:
+        key = (start, *items)
+        if key not in known:
+            known[key] = allocate(items, chip, start, chip.lane_bytes, fixed)
+        return known[key]
+
+    even = [fit(items, floor) for items in passing]
+    if any(e is None for e in even):
         return None
-    top = max((even[i.buffer.name] + sizes[i.buffer.name] for i in passing), default=floor)
-    odd = allocate(passing, chip, top, chip.lane_bytes, fixed)
-    if odd is None:
-        return even, even, top
-    return even, odd, max((odd[i.buffer.name] + sizes[i.buffer.name] for i in passing), default=top)
-
-
-def _middle(items: list[TileProgram]) -> int:
-    return len(items) // 2
+    top = round_up(_tops(passing, even), chip.vector_bytes)
+    odd = [fit(items, top) for items in passing[1::2]]
+    if not odd or any(o is None for o in odd):
+        return Places(tuple(e for e in even if e is not None), False, top)
+    mixed = [odd[k // 2] if k % 2 else e for k, e in enumerate(even)]
+    return Places(tuple(m for m in mixed if m is not None), True, _tops(passing, mixed))
 
 
 def _plan_grid(variant: Variant, grid: Grid, work: Compute, chip: Chip) -> Plan | None:
     """The plan of one grid, None where its tiles do not fit local memory."""
     tiles = boxes(variant.tiling, grid)
     largest = max(range(len(tiles)), key=lambda k: (_volume(tiles[k].dims), -abs(k - len(tiles) // 2)))
-    probe = _sized(variant.tile(tiles[largest]), chip)
-    if _place(probe, frozenset(), chip) is None:
+    if _place([_sized(variant.tile(tiles[largest]), chip)], frozenset(), chip) is None:
         return None
     programs = [_sized(variant.tile(t), chip) for t in tiles]
     kept = _kept(programs[0], programs[1]) if len(programs) > 1 else frozenset()
-    placed = [_place(p, kept, chip) for p in programs]
-    if any(p is None for p in placed):
+    places = _place(programs, kept, chip)
+    if places is None and kept:
         kept = frozenset()
-        placed = [_place(p, kept, chip) for p in programs]
-    if any(p is None for p in placed):
+        places = _place(programs, kept, chip)
+    if places is None:
         return None
-    biggest = max(range(len(placed)), key=lambda k: placed[k][2])  # type: ignore[index]
-    moved, held = 0, {}
+    moved = _traffic(programs, kept, work, chip)
+    exposed = 1.0 / len(programs) if places.is_double_buffered else 1.0
+    cost = moved / BYTES_PER_CYCLE * (1.0 + exposed) + TILE_OVERHEAD * len(programs)
+    return Plan(tuple(programs), kept, places.addresses, places.is_double_buffered, places.peak, cost)
+
+
+def _traffic(programs: Sequence[TileProgram], kept: frozenset[str], work: Compute, chip: Chip) -> int:
+    """Bytes all tiles move, without the loads that a kept buffer saves."""
+    moved = 0
+    held: dict[str, object] = {}
     for program in programs:
         for action in program.actions:
-            what = _identity(action)
-            if what is not None and action.buffer in kept and held.get(action.buffer) == what:  # type: ignore[union-attr]
+            if isinstance(action, Step):
                 continue
-            if what is not None:
-                held[action.buffer] = what  # type: ignore[union-attr]
+            what = _identity(action)
+            if what is not None and action.buffer in kept:
+                if held.get(action.buffer) == what:
+                    continue
+                held[action.buffer] = what
             moved += _bytes(action, work, chip)
-    shared = placed[biggest]
-    assert shared is not None
-    even, odd, peak = shared
-    exposed = 1.0 / len(programs) if even is not odd else 1.0
-    cost = moved / BYTES_PER_CYCLE * (1.0 + exposed) + TILE_OVERHEAD * len(programs)
-    return Plan(tuple(programs), kept, (even, odd), peak, cost)
+    return moved
 
 
 def _volume(dims: Iterable[int]) -> int:
@@ -233,16 +227,12 @@ def _orders(channels: int, tile: int) -> tuple[Order, ...]:
     return ("channels_outside",) if tile >= channels else ("channels_outside", "channels_inside")
 
 
-def plan(work: Compute, variants: list[Variant], chip: Chip) -> Plan:
-    """The cheapest plan found among variants, cuts and loop orders.
+def plan(work: Compute, chip: Chip) -> Plan:
+    """The cheapest plan found among cuts and loop orders of the first variant that fits.
 
     Raises BadInput naming the tensor when not even the smallest tile fits local memory.
     """
-    for variant in variants:
-        if not _expressible(
-            variant.tile(boxes(variant.tiling, Grid(variant.tiling.dims, "channels_outside"))[0]), work
-        ):
-            continue
+    for variant in work.variants:
         best: Plan | None = None
         for channels in channel_tiles(variant.tiling):
             best = _finer(best, variant, channels, work, chip)
@@ -301,7 +291,7 @@ class Emission:
         heads, tails = [], []
         held: dict[str, object] = {}
         for index, program in enumerate(chosen.programs):
-            where = chosen.addresses[index % 2]
+            where = chosen.addresses[index]
             actions = []
             for action in program.actions:
                 what = _identity(action)
@@ -373,7 +363,7 @@ class Emission:
     def _transfer(
         self, action: LoadOperand | StoreResult, storage: Storage, where: dict[str, int], origin: str
     ) -> list[PlannedCommand]:
-        seen = storage_seen(storage, action.shape)
+        seen = storage.seen_as(action.shape)
         assert seen is not None
         found = seen.as_nchw(action.axes)
         assert found is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -71,6 +72,11 @@ class Storage:
         return Storage(buffer, dtype, tuple(shape), contiguous_strides(shape))
 
     @property
+    def elements(self) -> int:
+        """How many elements it has."""
+        return prod(self.shape)
+
+    @property
     def is_contiguous(self) -> bool:
         """Whether the elements follow each other in row-major order without gaps."""
         expected = contiguous_strides(self.shape)
@@ -89,9 +95,13 @@ class Storage:
 
     def reshaped(self, shape: Sequence[int]) -> Storage | None:
         """The storage under another shape, None where strides cannot express it."""
-        if not self.is_contiguous:
+        if self.is_contiguous:
+            return replace(self, shape=tuple(shape), strides=contiguous_strides(shape))
+        kept = [(k, s) for k, s in zip(self.shape, self.strides, strict=True) if k != 1]
+        if [k for k, _ in kept] != [k for k in shape if k != 1]:
             return None
-        return replace(self, shape=tuple(shape), strides=contiguous_strides(shape))
+        steps = iter(s for _, s in kept)
+        return replace(self, shape=tuple(shape), strides=tuple(next(steps) if k != 1 else 0 for k in shape))
 
     def broadcast_to(self, shape: Sequence[int]) -> Storage:
         """The storage repeated over axes of size 1 (and missing leading axes) by strides of 0."""
@@ -102,6 +112,17 @@ class Storage:
             0 if size == 1 and want != 1 else stride for size, want, stride in zip(own, shape, strides, strict=True)
         )
         return replace(self, shape=tuple(shape), strides=fixed)
+
+    def seen_as(self, shape: tuple[int, ...]) -> Storage | None:
+        """The storage under another shape, reshaped or broadcast; None where strides cannot express it."""
+        if shape == self.shape:
+            return self
+        if prod(shape) == prod(self.shape):
+            return self.reshaped(shape)
+        own = (1,) * (len(shape) - len(self.shape)) + self.shape
+        if len(own) != len(shape) or any(a not in (1, b) for a, b in zip(own, shape, strict=True)):
+            return None
+        return self.broadcast_to(shape)
 
     def as_nchw(self, axes: AxisMap) -> tuple[Dims, Dims] | None:
         """Sizes and strides in elements under an axis map, None where merged axes do not follow each other."""
@@ -115,7 +136,7 @@ class Storage:
         kept = [a for a in group if self.shape[a] != 1]
         if not kept:
             return 0
-        for outer, inner in zip(kept, kept[1:], strict=False):
+        for outer, inner in pairwise(kept):
             if self.strides[outer] != self.strides[inner] * self.shape[inner]:
                 return None
         return self.strides[kept[-1]]

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpu_deploy.codegen.emitters.operation import OperationView
+from tpu_deploy.codegen.program import Variant
 from tpu_deploy.codegen.views import Storage
 
 
 @dataclass(frozen=True)
 class Compute:
-    """An operation with an emitter: where its operands lie (None for constants) and its result goes."""
+    """An operation with an emitter: its variants that can be expressed on where operands (None: a constant) and result lie."""
 
     view: OperationView
+    variants: tuple[Variant, ...]
     operands: tuple[Storage | None, ...]
     result: Storage
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
-from tpu_deploy.codegen.emitters.flat import elementwise_variants, nchw_shape
+from tpu_deploy.codegen.emitters.flat import elementwise_variants
 from tpu_deploy.codegen.emitters.instructions import Local
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
@@ -22,7 +22,7 @@ from tpu_deploy.codegen.program import (
     Tiling,
     Variant,
 )
-from tpu_deploy.codegen.views import Box, canonical_axes
+from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
 
 from tpu_deploy.chips import Chip
 
@@ -49,14 +49,14 @@ def _tile(op: OperationView, chip: Chip, seen: tuple[int, ...], box: Box) -> Til
         Buffer("table", row, apart=frozenset({"x", "y"})),
         Buffer("y", size, apart=frozenset({"x", "table"})),
     )
-    axes = canonical_axes(4)
+    axes = canonical_axes(len(seen))
     return TileProgram(
         buffers,
         (
             LoadConstant(key, lanes, row, "table", partial(_tables, op, chip, first, last)),
-            LoadOperand(0, tuple(seen), axes, box, "x"),
+            LoadOperand(0, seen, axes, box, "x"),
             tiu.look_up(y, x, Access("table", 0, row), chip, shared=shared),
-            StoreResult(tuple(seen), axes, box, "y"),
+            StoreResult(seen, axes, box, "y"),
         ),
     )
 
@@ -66,6 +66,7 @@ def lut(op: OperationView, chip: Chip) -> list[Variant]:
     """One gather from a table in each lane; a table a channel needs the channels in their lanes."""
     if op.operand("table").shape == (ENTRIES,):
         return elementwise_variants(op.result.shape, chip, partial(_tile, op, chip))
-    seen = nchw_shape(op.result.shape)
-    tiling = Tiling(seen, canonical_axes(4), seen, (1, chip.lanes, 1, 1))
+    seen = op.result.shape
+    axes = canonical_axes(len(seen))
+    tiling = Tiling(seen, axes, dims_of(seen, axes), (1, chip.lanes, 1, 1))
     return [Variant("nchw", tiling, partial(_tile, op, chip, seen))]

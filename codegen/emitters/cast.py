@@ -28,7 +28,7 @@ def unary_tile(
     buffers = tuple(
         Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip), apart=names - {t.buffer}) for t in tensors
     )
-    axes = canonical_axes(4)
+    axes = canonical_axes(len(seen))
     load, store = LoadOperand(0, seen, axes, box, "x"), StoreResult(seen, axes, box, "y")
     return TileProgram(buffers, (load, *steps, store))
 

@@ -149,19 +149,19 @@ def _finish(problem: Problem, acc: Local, y: Local, table: Access) -> list[Actio
     ]
 
 
-def _dense_group(problem: Problem, box: Box, group: int) -> tuple[list[Buffer], list[Action]]:
-    """The part of a tile that belongs to one group."""
+def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[list[Buffer], list[Action]]:
+    """The part of a tile that belongs to one group, the `place`-th of the tile."""
     op, chip = problem.op, problem.chip
     size = problem.channels_out
     first, last = max(box.start[1], group * size), min(box.stop[1], (group + 1) * size)
     part = Box((box.start[0], first, *box.start[2:]), (box.stop[0], last, *box.stop[2:]))
     low = group * problem.channels_in
-    buffer, actions, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{group}", problem.zero)
+    buffer, actions, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{place}", problem.zero)
     slots = channel_groups(last - first, chip)
     table = slots * packing.SLOT_BYTES
     row = table + slots * packing.conv_filter_bytes(problem.channels_in, *problem.kernel, chip.conv_block_i8)
-    constants = f"weights{group}"
-    acc, y = Local(f"acc{group}", part.dims, I32), Local(f"y{group}", part.dims, op.result.dtype)
+    constants = f"weights{place}"
+    acc, y = Local(f"acc{place}", part.dims, I32), Local(f"y{place}", part.dims, op.result.dtype)
     buffers = [
         buffer,
         Buffer(constants, row),
@@ -183,8 +183,8 @@ def _dense_tile(problem: Problem, box: Box) -> TileProgram:
     buffers: list[Buffer] = []
     actions: list[Action] = []
     size = problem.channels_out
-    for group in range(box.start[1] // size, (box.stop[1] - 1) // size + 1):
-        more_buffers, more_actions = _dense_group(problem, box, group)
+    for place, group in enumerate(range(box.start[1] // size, (box.stop[1] - 1) // size + 1)):
+        more_buffers, more_actions = _dense_group(problem, box, group, place)
         buffers += more_buffers
         actions += more_actions
     return TileProgram(tuple(buffers), tuple(actions))

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
-from tpu_deploy.codegen.emitters.flat import flat_shape
+from tpu_deploy.codegen.emitters.flat import Tile, elementwise_variants
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
 from tpu_deploy.codegen.emitters.operation import OperationView, Tensor
 from tpu_deploy.codegen.emitters.registry import emits
@@ -22,7 +22,6 @@ from tpu_deploy.codegen.program import (
     LoadOperand,
     StoreResult,
     TileProgram,
-    Tiling,
     Variant,
 )
 from tpu_deploy.codegen.views import Box, Dims, canonical_axes, dims_of
@@ -172,16 +171,10 @@ def _product_tile(op: OperationView, chip: Chip, seen: tuple[int, ...], box: Box
     return tile.program()
 
 
-def _variants(op: OperationView, chip: Chip, make: partial[TileProgram]) -> list[Variant]:
+def _variants(op: OperationView, chip: Chip, tile: Tile) -> list[Variant]:
     """Flat where all operands have the result's shape, then by (n, c, h, w)."""
-
-    def variant(name: str, seen: tuple[int, ...]) -> Variant:
-        axes = canonical_axes(len(seen))
-        return Variant(name, Tiling(seen, axes, dims_of(seen, axes), (1, chip.lanes, 1, 1)), partial(make, seen))
-
-    shape = op.result.shape
-    same = all(o.shape == shape for o in op.operands)
-    return [*([variant("flat", flat_shape(shape, chip))] if same else []), variant("nchw", shape)]
+    found = elementwise_variants(op.result.shape, chip, tile)
+    return found if all(o.shape == op.result.shape for o in op.operands) else found[1:]
 
 
 @emits("tpu.Add")

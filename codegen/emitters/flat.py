@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 
 from tpu_deploy.codegen.program import TileProgram, Tiling, Variant
@@ -11,7 +12,7 @@ from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
 from tpu_deploy.chips import Chip
 
 Tile = Callable[[tuple[int, ...], Box], TileProgram]
-"""Makes the program of a box of the result seen under a 4-D shape with the canonical axes."""
+"""Makes the program of a box of the result seen under a shape with the canonical axes of its rank."""
 
 
 def flat_shape(shape: tuple[int, ...], chip: Chip) -> tuple[int, int, int, int]:
@@ -21,16 +22,12 @@ def flat_shape(shape: tuple[int, ...], chip: Chip) -> tuple[int, int, int, int]:
     return 1, lanes, 1, total // lanes
 
 
-def nchw_shape(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The shape seen with canonical axes."""
-    return dims_of(shape, canonical_axes(len(shape)))
-
-
 def elementwise_variants(shape: tuple[int, ...], chip: Chip, tile: Tile) -> list[Variant]:
     """The flat view, and the (n, c, h, w) view for a tensor that already lies so in local memory."""
 
-    def variant(name: str, seen: tuple[int, int, int, int], lanes: int) -> Variant:
-        tiling = Tiling(seen, canonical_axes(4), seen, (1, lanes, 1, 1))
-        return Variant(name, tiling, lambda box: tile(seen, box))
+    def variant(name: str, seen: tuple[int, ...]) -> Variant:
+        axes = canonical_axes(len(seen))
+        tiling = Tiling(seen, axes, dims_of(seen, axes), (1, chip.lanes, 1, 1))
+        return Variant(name, tiling, partial(tile, seen))
 
-    return [variant("flat", flat_shape(shape, chip), chip.lanes), variant("nchw", nchw_shape(shape), chip.lanes)]
+    return [variant("flat", flat_shape(shape, chip)), variant("nchw", shape)]

@@ -6,18 +6,27 @@ import math
 from functools import partial
 
 import numpy as np
-
-from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters.elementwise import Assembly
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
 from tpu_deploy.codegen.emitters.operation import OperationView
+from tpu_deploy.codegen.emitters.packing import Bytes
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.isa import ArithmeticOp
 from tpu_deploy.codegen.layout import aligned_strides
-from tpu_deploy.codegen.emitters.packing import Bytes
-from tpu_deploy.codegen.program import Access, Buffer, LoadConstant, LoadOperand, StoreResult, TileProgram, Tiling, Variant
+from tpu_deploy.codegen.program import (
+    Access,
+    Buffer,
+    LoadConstant,
+    LoadOperand,
+    StoreResult,
+    TileProgram,
+    Tiling,
+    Variant,
+)
 from tpu_deploy.codegen.views import AxisMap, Box, dims_of
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.numbers import RoundMode
 
 F32, I32 = np.dtype(np.float32), np.dtype(np.int32)

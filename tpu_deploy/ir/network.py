@@ -45,7 +45,7 @@ def element_type(dtype: npt.DTypeLike) -> Attribute:
 
 def tensor_type(shape: Sequence[int], element: Attribute) -> TensorType[Any]:
     """`tensor<shape x element>`."""
-    return TensorType(element, shape)
+    return TensorType(element, [int(k) for k in shape])
 
 
 def shape_of(value: SSAValue) -> tuple[int, ...]:
