@@ -26,7 +26,7 @@ def has_several_matrices(network: Network, op: Operation) -> bool:
 def has_unusual_layout(network: Network, op: Operation) -> bool:
     """its operands or result are transposed in a way that is not supported"""
     attributes = attributes_of(op)
-    return any(attributes[name] for name in ("left_transpose", "output_transpose", "hdim_is_batch"))
+    return any(attributes[name] for name in ("left_transpose", "right_transpose", "output_transpose", "hdim_is_batch"))
 
 
 def has_row_bias(network: Network, op: Operation) -> bool:
@@ -41,8 +41,6 @@ def matrix_product(builder: Builder, op: Operation) -> None:
     right = builder.constant(op.operands[1])
     assert right is not None
     matrix: Array = right.reshape(right.shape[-2:]) if right.ndim > 1 else right.reshape(-1, 1)
-    if attributes_of(op)["right_transpose"]:
-        matrix = np.ascontiguousarray(matrix.T)
     columns = int(matrix.shape[1])
     bias = builder.constant(op.operands[2])
     offsets = None if bias is None else np.broadcast_to(bias.reshape(-1), (columns,))

@@ -42,7 +42,7 @@ def refusals(network: Network, plan: QuantizationPlan | None = None) -> list[Ref
         if not rules:
             found.append(Refused(name, op.name, f"there is no {' or '.join(planned)} form of it"))
         for rule in rules[:1]:
-            found += [Refused(name, op.name, reason(r)) for r in rule.refusals if r(network, op)]
+            found += [Refused(name, op.name, reason(r)) for r in rule.refusals if r(network, op)][:1]
     return found
 
 

@@ -7,6 +7,9 @@ from xdsl.ir import Operation, SSAValue
 from tpu_deploy.ir.network import Network, name_of
 from tpu_deploy.quant.ties import MOVEMENTS
 
+FOLLOWERS = MOVEMENTS - {"top.Pad"}
+"""Movements that work in any precision."""
+
 FLOAT_ONLY = frozenset({"top.Softmax"})
 """Operations kept in float32: normalized exponentials need more than 256 levels."""
 
@@ -17,10 +20,10 @@ def precisions_of(network: Network) -> dict[str, str]:
     Movements follow their neighbours: those that no INT8 operation touches, even through other movements, are F32.
     """
     found = {
-        name_of(op): "F32" if op.name in FLOAT_ONLY else "INT8" for op in network.operations if op.name not in MOVEMENTS
+        name_of(op): "F32" if op.name in FLOAT_ONLY else "INT8" for op in network.operations if op.name not in FOLLOWERS
     }
     for cluster in _clusters_of_movements(network):
-        touched = {name_of(n) for op in cluster for n in _neighbours(network, op) if n.name not in MOVEMENTS}
+        touched = {name_of(n) for op in cluster for n in _neighbours(network, op) if n.name not in FOLLOWERS}
         precision = "INT8" if any(found[n] == "INT8" for n in touched) else "F32"
         found |= {name_of(op): precision for op in cluster}
     return {name_of(op): found[name_of(op)] for op in network.operations}
@@ -36,7 +39,7 @@ def _neighbours(network: Network, op: Operation) -> list[Operation]:
 
 
 def _clusters_of_movements(network: Network) -> list[list[Operation]]:
-    waiting = {name_of(op): op for op in network.operations if op.name in MOVEMENTS}
+    waiting = {name_of(op): op for op in network.operations if op.name in FOLLOWERS}
     clusters = []
     while waiting:
         _, first = waiting.popitem()
