@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters.conv import I32, Problem, load_window
-from tpu_deploy.codegen.emitters.instructions import Constant, Local
+from tpu_deploy.codegen.emitters.instructions import Constant, Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
 from tpu_deploy.codegen.layout import aligned_bytes
-from tpu_deploy.codegen.program import Action, Buffer, StoreResult, TileProgram, Tiling, Variant
+from tpu_deploy.codegen.program import Action, Buffer, LoadOperand, StoreResult, TileProgram, Tiling, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.ir import geometry
 
-I8 = np.dtype(np.int8)
+ONE = Constant(1, np.dtype(np.int8))
+"""The weight of a plain sum."""
 
 
 def _problem(op: OperationView, chip: Chip) -> Problem:
@@ -43,19 +45,58 @@ def _cuts(counts: npt.NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(k) + 1 for k in np.flatnonzero(np.diff(counts)))
 
 
+@dataclass(frozen=True)
+class Part:
+    """The window over some of the rows that a box reads: how they come into a buffer, and the window left over them."""
+
+    buffer: Buffer
+    actions: list[Action]
+    x: Local
+    window: Window
+
+
+def _parts(problem: Problem, box: Box, pad_value: int) -> list[Part]:
+    """The box's window whole, or, where its input is too much for local memory, in blocks of rows (of one output row)."""
+    channels = (box.start[1], box.stop[1])
+    buffer, actions, x, window = load_window(problem, box, channels, "x", pad_value)
+    if buffer.bytes <= problem.chip.lane_bytes // 2 or box.dims[2] > 1:
+        return [Part(buffer, actions, x, window)]
+    (load,) = (a for a in actions if isinstance(a, LoadOperand))
+    n, c, h, w = load.box.dims
+    row = aligned_bytes((n, c, 1, w), 1, problem.chip)
+    height = max(1, problem.chip.lane_bytes // 8 // row)
+    parts = []
+    for index, first in enumerate(range(0, h, height)):
+        count = min(height, h - first)
+        start, stop = load.box.start, load.box.stop
+        top = start[2] + first
+        rows = Box((start[0], start[1], top, start[3]), (stop[0], stop[1], top + count, stop[3]))
+        name = f"x{index % 2}"
+        left, right = window.pads[1], window.pads[3]
+        block = Window((count, window.kernel[1]), window.strides, window.dilations, (0, left, 0, right), pad_value)
+        local = Local(name, rows.dims, x.dtype)
+        size = Buffer(name, aligned_bytes((n, c, height, w), 1, problem.chip))
+        parts.append(Part(size, [replace(load, box=rows, buffer=name)], local, block))
+    return parts
+
+
+def _buffers(parts: list[Part], *others: Buffer) -> tuple[Buffer, ...]:
+    return (*{p.buffer.name: p.buffer for p in parts}.values(), *others)
+
+
 def _max_tile(problem: Problem, box: Box) -> TileProgram:
     op, chip = problem.op, problem.chip
     lowest = int(np.iinfo(op.result.dtype).min) & 0xFF
-    buffer, actions, x, window = load_window(problem, box, (box.start[1], box.stop[1]), "x", lowest)
-    y = Local("y", box.dims, op.result.dtype)
-    return TileProgram(
-        (buffer, Buffer("y", aligned_bytes(box.dims, 1, chip))),
-        (
-            *actions,
-            tiu.pooling(PoolOp.MAX, y, x, window, chip),
-            StoreResult(op.result.shape, problem.axes, box, "y"),
-        ),
-    )
+    parts = _parts(problem, box, lowest)
+    y, more = Local("y", box.dims, op.result.dtype), Local("more", box.dims, op.result.dtype)
+    actions: list[Action] = []
+    for index, part in enumerate(parts):
+        actions += [*part.actions, tiu.pooling(PoolOp.MAX, more if index else y, part.x, part.window, chip)]
+        if index:
+            actions.append(tiu.arithmetic(ArithmeticOp.MAX, y, y, more, chip))
+    size = aligned_bytes(box.dims, 1, chip)
+    buffers = _buffers(parts, Buffer("y", size), Buffer("more", size))
+    return TileProgram(buffers, (*actions, StoreResult(op.result.shape, problem.axes, box, "y")))
 
 
 def _average_tile(problem: Problem, box: Box) -> TileProgram:
@@ -63,19 +104,26 @@ def _average_tile(problem: Problem, box: Box) -> TileProgram:
     zero = op.operand("input").zero_point
     count = int(_counts(op, 0)[box.start[2]] * _counts(op, 1)[box.start[3]])
     multiplier = attributes["multipliers"][attributes["counts"].index(count)]
-    buffer, actions, x, window = load_window(problem, box, (box.start[1], box.stop[1]), "x", zero & 0xFF)
-    total, y = Local("sum", box.dims, I32), Local("y", box.dims, op.result.dtype)
-    steps: list[Action] = [tiu.pooling(PoolOp.AVERAGE, total, x, window, chip, weights=Constant(1, I8))]
+    parts = _parts(problem, box, zero & 0xFF)
+    total, more, y = Local("sum", box.dims, I32), Local("more", box.dims, I32), Local("y", box.dims, op.result.dtype)
+    steps: list[Action] = []
+    for index, part in enumerate(parts):
+        target = more if index else total
+        steps += [*part.actions, tiu.pooling(PoolOp.AVERAGE, target, part.x, part.window, chip, weights=ONE)]
+        if index:
+            steps.append(tiu.arithmetic(ArithmeticOp.ADDS, total, total, more, chip))
     if zero:
-        held = Constant(zero * problem.kernel[0] * problem.kernel[1], I32)
-        steps.append(tiu.arithmetic(ArithmeticOp.SUBS, total, total, held, chip))
+        read = sum(p.window.kernel[0] * p.window.kernel[1] for p in parts)
+        steps.append(tiu.arithmetic(ArithmeticOp.SUBS, total, total, Constant(zero * read, I32), chip))
     steps.append(tiu.requantize(y, total, multiplier, attributes["rshift"], op.result.zero_point, chip))
-    buffers = (
-        buffer,
-        Buffer("sum", aligned_bytes(box.dims, 4, chip), apart=frozenset({"y"})),
+    wide = aligned_bytes(box.dims, 4, chip)
+    buffers = _buffers(
+        parts,
+        Buffer("sum", wide, apart=frozenset({"y"})),
+        Buffer("more", wide),
         Buffer("y", aligned_bytes(box.dims, 1, chip)),
     )
-    return TileProgram(buffers, (*actions, *steps, StoreResult(op.result.shape, problem.axes, box, "y")))
+    return TileProgram(buffers, (*steps, StoreResult(op.result.shape, problem.axes, box, "y")))
 
 
 @emits("tpu.MaxPool2D")

@@ -44,7 +44,6 @@ def test_the_notice_carries_the_licence_of_the_images():
     assert "The above copyright notice and this permission notice shall be included in all copies" in text
 
 
-@pytest.mark.xfail(strict=True, reason='package-data of tpu_deploy.demo in pyproject.toml still lacks "*.md"')
 def test_every_packaged_file_and_its_notice_reach_the_wheel():
     configuration = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     patterns = configuration["tool"]["setuptools"]["package-data"]["tpu_deploy.demo"]
