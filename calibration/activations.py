@@ -1,0 +1,147 @@
+"""A session whose outputs are a model's tensors of interest, left in the layout they were computed in.
+
+onnxruntime computes convolutions in a blocked channel layout and inserts a reordering copy before each output. Ranges
+and histograms do not care about order, so those copies are cut out of the optimized graph: they cost more than all
+reductions together. The first feed is run both ways, and any difference falls back to plain outputs.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from tpu_deploy.calibration.network import Network, first_line
+from tpu_deploy.calibration.samples import Feed
+
+from tpu_deploy.errors import BadInput
+
+Array = npt.NDArray[Any]
+
+BLOCKED_DOMAIN, LARGEST_BLOCK = "com.microsoft.nchwc", 16
+"""Channels come in blocks of 8 or 16, so a multiple of 16 is not padded. Source: onnxruntime, MlasNchwcGetBlockSize."""
+
+LARGEST_OPTIMIZED = 1 << 30
+"""Bytes up to which a model is optimized through a temporary file; above, reading it back costs more than it saves."""
+
+REAL_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        error
+        for error in vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+        if isinstance(error, type) and issubclass(error, Exception)
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """A serialized model whose outputs, in order, are the values of `tensors`, and their `example` on one feed."""
+
+    model: bytes
+    is_optimized: bool
+    tensors: tuple[str, ...]
+    example: Sequence[Array]
+
+    def session(self, threads: int) -> onnxruntime.InferenceSession:
+        """A session that computes all outputs on `threads` threads."""
+        return _session(self.model, threads, optimize=not self.is_optimized)
+
+
+def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order: bool) -> Activations:
+    """The model that computes those of `tensors` that are real numbers, checked on the feed `first`.
+
+    With `any_order` the elements of an output may come in any order. Cost: two sessions and two runs.
+    Raises BadInput when onnxruntime refuses the model or the feed.
+    """
+    _set_outputs(network.proto, tensors)
+    model = _serialized(network.proto)
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder, "optimized.onnx") if any_order and len(model) < LARGEST_OPTIMIZED else None
+        plain = _session(model, 1, save_to=saved)
+        real = tuple(value.name for value in plain.get_outputs() if value.type in REAL_TYPES)
+        if len(real) < len(tensors):
+            del plain
+            return observe(network, real, first, any_order=any_order)
+        values = _run(plain, first)
+        blocked = _without_reordering(onnx.load(saved)) if saved and saved.exists() else None
+    if blocked is not None and _same_values(blocked, first, values):
+        return Activations(blocked, True, tuple(tensors), values)
+    return Activations(model, False, tuple(tensors), values)
+
+
+def _set_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    del proto.graph.output[:]
+    for name in names:
+        proto.graph.output.add(name=name)
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes:
+    try:
+        return bytes(proto.SerializeToString())
+    except Exception as error:  # protobuf names no public type for "larger than 2 GB"
+        raise BadInput(f"the model cannot be serialized for onnxruntime ({first_line(error)})") from error
+
+
+def _session(
+    model: bytes, threads: int, *, optimize: bool = True, save_to: Path | None = None
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except RUNTIME_ERRORS as error:
+        raise BadInput(f"onnxruntime refuses the model: {first_line(error)}") from error
+
+
+def _run(session: onnxruntime.InferenceSession, feed: Feed) -> list[Array]:
+    try:
+        return list(session.run(None, dict(feed)))
+    except RUNTIME_ERRORS as error:
+        raise BadInput(f"onnxruntime cannot run the model on the first sample: {first_line(error)}") from error
+
+
+def _without_reordering(proto: onnx.ModelProto) -> bytes | None:
+    """The optimized model with blocked values in place of reordered outputs; None when there is nothing to gain."""
+    graph = proto.graph
+    blocked: dict[str, str] = {}
+    for node in graph.node:
+        if node.domain == BLOCKED_DOMAIN and node.op_type == "ReorderOutput":
+            channels = next(attribute.i for attribute in node.attribute if attribute.name == "channels")
+            if channels % LARGEST_BLOCK == 0 and node.input[0] not in blocked.values():
+                blocked[node.output[0]] = node.input[0]
+    names = [blocked.get(value.name, value.name) for value in graph.output]
+    if names == [value.name for value in graph.output]:
+        return None
+    _set_outputs(proto, names)
+    read = {name for node in graph.node for name in node.input}.union(names)
+    for node in [node for node in graph.node if node.op_type == "ReorderOutput" and node.output[0] not in read]:
+        graph.node.remove(node)
+    return _serialized(proto)
+
+
+def _same_values(model: bytes, feed: Feed, expected: Sequence[Array]) -> bool:
+    """Whether each output of `model` has the size, minimum and maximum of the `expected` one."""
+    try:
+        values = _run(_session(model, 1, optimize=False), feed)
+    except BadInput:
+        return False
+    return all(
+        ours.size == theirs.size and np.array_equal(_range(ours), _range(theirs), equal_nan=True)
+        for ours, theirs in zip(values, expected, strict=True)
+    )
+
+
+def _range(values: Array) -> tuple[Any, Any]:
+    return (values.min(), values.max()) if values.size else (0, 0)

@@ -1,0 +1,104 @@
+"""One pass over the samples through onnxruntime: exact ranges and sampled histograms of all tensors of interest.
+
+Every stream (a Python thread with single-threaded onnxruntime) decodes its own samples, runs the network into buffers
+it owns, reduces them while they are in the cache and keeps its own record; the records are merged at the end.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+from tpu_deploy.calibration.activations import observe
+from tpu_deploy.calibration.network import Model, Network
+from tpu_deploy.calibration.recorder import Recorder
+from tpu_deploy.calibration.samples import Samples, open_samples
+from tpu_deploy.calibration.statistics import Statistics, merge
+from tpu_deploy.calibration.streams import Array, BatchQueue, Progress, Stream, run_streams
+from tpu_deploy.calibration.thresholds import thresholds
+
+from tpu_deploy.errors import BadInput
+
+VALUES_PER_TENSOR = 4096
+"""Values of each tensor that a sample adds to its histogram; benchmarks/calibrate.py measures what that changes."""
+
+TAIL = 0.1
+"""Percent of the first sample's values whose magnitudes are beyond the cutoff from which all values are counted."""
+
+STREAM_MEMORY = 1 << 28
+"""Bytes of activations that all streams together may hold; cores beyond that become threads of a stream."""
+
+
+def collect_statistics(
+    model: Model,
+    samples: Samples | Iterable[Any],
+    *,
+    tensors: Sequence[str] | None = None,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+    per_channel: bool = False,
+    values_per_tensor: int = VALUES_PER_TENSOR,
+    threads: int | None = None,
+    model_hash: str | None = None,
+) -> Statistics:
+    """Ranges and histograms of `tensors` over all `samples`, the same for any number of threads.
+
+    `tensors` are ONNX names (default: inputs and all computed real tensors but those fused into a convolution).
+    `batch_size` samples run at once where the batch is dynamic; a fixed batch is always filled. `progress` is called
+    with samples done, their number where known, and samples per second. `per_channel` also records the range of each
+    channel (axis 1, or the last axis of 3-D tensors). `values_per_tensor` 0 puts every value into the histograms.
+    `model_hash` identifies the model in the result (default: SHA-256 of `model`).
+    Raises BadInput for unusable samples, model or names, and CheckFailed naming the first tensor with NaN or infinity.
+    """
+    network = Network.load(model)
+    specs = network.inputs()
+    names = network.chosen(tensors)
+    identity = model_hash or network.model_hash
+    source = samples if isinstance(samples, Samples) else open_samples(samples, specs)
+    queue = BatchQueue(source, specs, batch_size)
+    computed = [name for name in names if name not in specs]
+    activations = observe(network, computed, queue.example, any_order=not per_channel)
+    names = _real(names, {name for name in specs if specs[name].dtype.kind == "f"}.union(activations.tensors), tensors)
+    example = {**queue.example, **dict(zip(activations.tensors, activations.example, strict=True))}
+    cutoffs = _cutoffs(names, example, values_per_tensor) if values_per_tensor else ()
+    count = _streams(threads or _cores(), sum(array.nbytes for array in activations.example), queue.total)
+    session = activations.session(max(1, (threads or _cores()) // count)) if activations.tensors else None
+    recorders = [Recorder(names, values_per_tensor, per_channel=per_channel, cutoffs=cutoffs) for _ in range(count)]
+    streams = [Stream(session, activations.tensors, recorder) for recorder in recorders]
+    del network, activations, example
+    done = run_streams(queue, streams, progress)
+    used = [recorder for recorder in recorders if not recorder.is_empty] or recorders[:1]
+    merged = reduce(merge, [recorder.statistics(identity) for recorder in used])
+    return replace(merged, samples=done)
+
+
+def _real(names: Sequence[str], real: set[str], asked: Sequence[str] | None) -> list[str]:
+    """Those of `names` with real numbers. Raises BadInput when one that was asked for has none, or none is left."""
+    for name in asked or ():
+        if name not in real:
+            raise BadInput(f"tensor {name!r} does not hold real numbers: it has no range to calibrate")
+    left = [name for name in names if name in real]
+    if not left:
+        raise BadInput("the model has no tensor of real numbers to calibrate")
+    return left
+
+
+def _cutoffs(names: Sequence[str], example: Mapping[str, Array], values_per_tensor: int) -> list[float]:
+    """The magnitude beyond which lies the TAIL of each tensor, by one sample."""
+    recorder = Recorder(names, 4 * values_per_tensor)
+    for index, name in enumerate(names):
+        recorder.record(index, example[name], 0)
+    found = thresholds(recorder.statistics(""), "percentile", percentile=100 - TAIL)
+    return [entry.threshold for entry in found.values()]
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _streams(threads: int, nbytes: int, samples: int | None) -> int:
+    """How many samples to run at the same time."""
+    fitting = max(1, STREAM_MEMORY // max(1, nbytes))
+    return max(1, min(threads, fitting, samples or threads))
