@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import select
 import subprocess
 import sys
@@ -24,6 +25,10 @@ Array = npt.NDArray[Any]
 
 TIME_LIMIT = 600.0
 """Seconds one request may take unless told otherwise; float models of the size of ResNet-50 need minutes."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r"\[0x[0-9a-f]+\]$")  # a line of the call stack an assertion prints
+_BLAME = re.compile(r"assert|error|fatal|fail", re.IGNORECASE)
 
 
 class ChipModelError(CheckFailed):
@@ -99,8 +104,10 @@ class _Child:
     def _last_words(self) -> str:
         end = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, end - 4096))
-        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "it printed nothing")
+        lines = [_COLOUR.sub("", line).strip() for line in self._log.read().decode(errors="replace").splitlines()]
+        said = [line for line in lines if line and not _FRAME.search(line)]
+        blaming = [line for line in said if _BLAME.search(line)]
+        return (blaming or said or ["it printed nothing"])[-1]
 
     def close(self) -> None:
         if self._process is None:

@@ -1,0 +1,223 @@
+"""AR: element-wise operations on tensors and constants."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tpu_deploy.codegen.isa.operations import ArithmeticOp
+from tpu_deploy.codegen.isa.precision import Precision, RoundMode
+from tpu_deploy.codegen.tiu_operands import Operands
+from tpu_deploy.runtime.simulator.elements import (
+    float_constant,
+    integer,
+    integer_constant,
+    is_float,
+    read_float,
+    saturated,
+    to_float,
+)
+from tpu_deploy.runtime.simulator.memory import Memories
+from tpu_deploy.runtime.simulator.registry import Fields, executes, unsupported
+from tpu_deploy.runtime.simulator.rounding import round_float, shift_right
+
+Array = npt.NDArray[Any]
+
+_BITWISE: dict[int, Callable[..., Array]] = {
+    ArithmeticOp.AND: np.bitwise_and,
+    ArithmeticOp.OR: np.bitwise_or,
+    ArithmeticOp.XOR: np.bitwise_xor,
+}
+_COMPARISONS: dict[int, Callable[..., Array]] = {
+    ArithmeticOp.SELECT_GREATER: np.greater,
+    ArithmeticOp.SELECT_EQUAL: np.equal,
+    ArithmeticOp.SELECT_LESS: np.less,
+}
+_BINARY: dict[int, Callable[..., Array]] = {
+    ArithmeticOp.MUL: np.multiply,
+    ArithmeticOp.ADD: np.add,
+    ArithmeticOp.SUB: np.subtract,
+    ArithmeticOp.MULS: np.multiply,
+    ArithmeticOp.ADDS: np.add,
+    ArithmeticOp.SUBS: np.subtract,
+}
+_SATURATING = {ArithmeticOp.MULS, ArithmeticOp.ADDS, ArithmeticOp.SUBS}
+_PREFIX = {"a": "opd0", "b": "opd1", "c": "opd2"}
+
+
+@executes("AR")
+def arithmetic(fields: Fields, operands: Operands, memory: Memories) -> None:
+    """Executes one AR."""
+    operation = ArithmeticOp(fields["tsk_eu_typ"])
+    if operation == ArithmeticOp.CAST:
+        result = _cast(fields, operands, memory)
+    elif operation == ArithmeticOp.COPY:
+        result = _raw(fields, operands, memory, "a")
+    elif operation in _BITWISE or operation == ArithmeticOp.NOT:
+        result = _bitwise(fields, operands, memory)
+    elif operation in _COMPARISONS:
+        result = _select(fields, operands, memory)
+    elif is_float(fields["opd0_prec"]):
+        result = _float(fields, operands, memory)
+    else:
+        result = _integer(fields, operands, memory)
+    place = operands["y"]
+    memory.write(place, np.broadcast_to(result, place.dims))
+
+
+def _integers(fields: Fields, operands: Operands, memory: Memories, role: str, to: npt.DTypeLike) -> Array:
+    """An integer operand as `to`, (n, c, h, w) or a scalar array."""
+    prefix = _PREFIX[role]
+    code, signed = fields[f"{prefix}_prec"], fields[f"{prefix}_sign"]
+    if role in operands:
+        return memory.read(operands[role], integer(code, signed), to)
+    return np.array(integer_constant(fields[f"{prefix}_addr"], code, signed)).astype(to)
+
+
+def _floats(fields: Fields, operands: Operands, memory: Memories, role: str) -> Array:
+    prefix = _PREFIX[role]
+    code = fields[f"{prefix}_prec"]
+    if not is_float(code):
+        raise unsupported("AR with a float and an integer operand")
+    if role in operands:
+        return read_float(memory, operands[role], code)
+    return np.asarray(float_constant(fields[f"{prefix}_addr"], code))
+
+
+def _raw(fields: Fields, operands: Operands, memory: Memories, role: str) -> Array:
+    """The bits of an operand, of the same size as the result."""
+    prefix = _PREFIX[role]
+    kind = np.dtype(f"u{operands['y'].itemsize}")
+    if Precision(fields[f"{prefix}_prec"]).itemsize != kind.itemsize:
+        raise unsupported("AR on bits with operands of different sizes")
+    if role in operands:
+        return memory.read(operands[role], kind)
+    return np.array(fields[f"{prefix}_addr"] & (1 << 8 * kind.itemsize) - 1).astype(kind)
+
+
+def _bitwise(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    first = _raw(fields, operands, memory, "a")
+    if fields["tsk_eu_typ"] == ArithmeticOp.NOT:
+        return ~first
+    return _BITWISE[fields["tsk_eu_typ"]](first, _raw(fields, operands, memory, "b"))
+
+
+def _select(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    """(a compared with b) ? c : 0, on the bits of c."""
+    if fields["tsk_opd_num"] != 3 or "c" in operands:
+        raise unsupported("AR selection without a constant third operand")
+    read = _floats if is_float(fields["opd0_prec"]) else _wide_integers
+    chosen = _COMPARISONS[fields["tsk_eu_typ"]](
+        read(fields, operands, memory, "a"), read(fields, operands, memory, "b")
+    )
+    value = _raw(fields, operands, memory, "c")
+    return np.where(chosen, value, value.dtype.type(0))
+
+
+def _wide_integers(fields: Fields, operands: Operands, memory: Memories, role: str) -> Array:
+    return _integers(fields, operands, memory, role, np.int64)
+
+
+def _float(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    operation, code = fields["tsk_eu_typ"], fields["opd0_prec"]
+    if fields["res0_prec"] != code:
+        raise unsupported("AR with a result of another float type")
+    first = _floats(fields, operands, memory, "a")
+    if operation == ArithmeticOp.ABS:
+        return to_float(np.abs(first), code)
+    second = _floats(fields, operands, memory, "b")
+    with np.errstate(all="ignore"):
+        if operation in (ArithmeticOp.MUL, ArithmeticOp.ADD, ArithmeticOp.SUB):
+            return to_float(_BINARY[operation](first, second), code)
+        if operation == ArithmeticOp.MAX:
+            return to_float(np.where(first > second, first, second), code)
+        if operation == ArithmeticOp.MIN:
+            return to_float(np.where(first < second, first, second), code)
+        if operation == ArithmeticOp.ABS_DIFFERENCE:
+            return to_float(np.abs(first - second), code)
+    raise unsupported(f"AR operation {ArithmeticOp(operation).name.lower()} on floats")
+
+
+def _integer(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    operation = fields["tsk_eu_typ"]
+    if operation in _BINARY:
+        return _shifted(fields, operands, memory)
+    signed = bool(fields["opd0_sign"] or fields["opd1_sign"])
+    kind = integer(fields["res0_prec"], signed)
+    first = _wide_integers(fields, operands, memory, "a")
+    if operation == ArithmeticOp.ABS:
+        return np.abs(first).astype(kind)
+    if operation == ArithmeticOp.ARITHMETIC_SHIFT:
+        amount = -_integers(fields, operands, memory, "b", np.int64)
+        return shift_right(first, np.broadcast_to(amount, first.shape), RoundMode(fields["opd2_n_str"])).astype(kind)
+    second = _wide_integers(fields, operands, memory, "b")
+    if operation == ArithmeticOp.MAX:
+        return np.maximum(first, second).astype(kind)
+    if operation == ArithmeticOp.MIN:
+        return np.minimum(first, second).astype(kind)
+    if operation == ArithmeticOp.ABS_DIFFERENCE:
+        difference: Array = np.abs(first - second)
+        return difference.astype(kind)
+    raise unsupported(f"AR operation {ArithmeticOp(operation).name.lower()} on integers")
+
+
+def _bits(fields: Fields, prefix: str) -> int:
+    return 8 * Precision(fields[f"{prefix}_prec"]).itemsize
+
+
+def _shifted(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    """(a op b) shifted by the third operand, where there is one; exact in between."""
+    operation = fields["tsk_eu_typ"]
+    widths = _bits(fields, "opd0"), _bits(fields, "opd1")
+    room = sum(widths) if operation in (ArithmeticOp.MUL, ArithmeticOp.MULS) else max(widths) + 1
+    shift: int | Array = 0
+    if fields["tsk_opd_num"] == 3:
+        shift, room = _shift_amount(fields, operands, memory), room + 1
+    left = -int(np.min(shift))
+    work = np.int32 if room + max(left, 0) <= 31 else np.int64
+    if room + max(left, 0) > 64 or (room == 64 and not (fields["opd0_sign"] or fields["opd1_sign"])):
+        raise unsupported(f"AR {ArithmeticOp(operation).name.lower()} beyond 64 bits")
+    first, second = (_integers(fields, operands, memory, role, work) for role in "ab")
+    total: Array = _BINARY[operation](first, second)
+    if fields["tsk_opd_num"] == 3:
+        amount = shift if isinstance(shift, int) else shift.astype(work)
+        total = shift_right(total, amount, RoundMode(fields["opd2_n_str"]))
+    signed = operation == ArithmeticOp.SUBS or bool(fields["opd0_sign"] or fields["opd1_sign"])
+    kind = integer(fields["res0_prec"], signed)
+    return saturated(total, kind) if operation in _SATURATING else total.astype(kind)
+
+
+def _shift_amount(fields: Fields, operands: Operands, memory: Memories) -> int | Array:
+    """How far to shift right: a constant, or (1, c, 1, 1)."""
+    if fields["opd2_prec"] != Precision.I8:
+        raise unsupported("AR with a shift that is not 8-bit")
+    if "c" in operands:
+        return -memory.read(operands["c"], np.int8, np.int64)
+    return -integer_constant(fields["opd2_addr"], Precision.I8, True)
+
+
+def _cast(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    source, target = fields["opd0_prec"], fields["res0_prec"]
+    mode = RoundMode(fields["opd2_n_str"])
+    if not is_float(source):
+        values = _integers(fields, operands, memory, "a", integer(source, fields["opd0_sign"]))
+        if is_float(target):
+            return _to_float_cast(values, target, mode)
+        return saturated(values, integer(target, fields["opd2_sign"]))
+    floats = _floats(fields, operands, memory, "a")
+    if is_float(target):
+        return to_float(floats, target, mode)
+    if mode in (RoundMode.HALF_UP, RoundMode.HALF_DOWN):
+        raise unsupported(f"cast from float with mode {mode.name.lower()}")
+    kind = integer(target, fields["opd2_sign"])
+    limits = np.iinfo(kind)
+    with np.errstate(invalid="ignore"):
+        rounded = round_float(floats, mode).astype(np.float64)
+    return np.nan_to_num(np.clip(rounded, limits.min, limits.max), nan=0.0).astype(kind)
+
+
+def _to_float_cast(values: Array, target: int, mode: RoundMode) -> Array:
+    if mode != RoundMode.HALF_EVEN and values.dtype.itemsize > 1:
+        raise unsupported(f"cast to float with mode {mode.name.lower()}")
+    return to_float(values.astype(np.float32), target)
