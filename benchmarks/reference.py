@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from xdsl.dialects.builtin import Float32Type
 from xdsl.ir import SSAValue
 
 from tpu_deploy.ir import text
@@ -121,8 +122,6 @@ def resnet50(batch: int) -> tuple[Network, onnx.ModelProto]:
     filters = twins.random_filter((1000, 2048))
     scores = twins.put("MatMul", [values[flat], *twins.constants(filters, 50)], (batch, 1000), SIGNED)
     twins.float_node("Gemm", [flat, twins.float_weight("fc_w", filters * 0.01)], scores, transB=1)
-    from xdsl.dialects.builtin import Float32Type
-
     output = twins.put("Dequantize", [values[scores]], (batch, 1000), Float32Type())
     twins.float_node("Identity", [scores], output)
     twins.network.finish([values[output]], ["output"])
@@ -130,11 +129,9 @@ def resnet50(batch: int) -> tuple[Network, onnx.ModelProto]:
 
 
 def float_model(twins: Twins, batch: int, output: str) -> onnx.ModelProto:
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
-        for name, shape in (("input", (batch, 3, 224, 224)), (output, (batch, 1000)))
-    ]
-    graph = helper.make_graph(twins.nodes, "resnet50", *ends, twins.weights)
+    first = helper.make_tensor_value_info("input", TensorProto.FLOAT, (batch, 3, 224, 224))
+    last = helper.make_tensor_value_info(output, TensorProto.FLOAT, (batch, 1000))
+    graph = helper.make_graph(twins.nodes, "resnet50", [first], [last], twins.weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
 
 
