@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import NodeProto
+from xdsl.dialects.builtin import Float32Type
 from xdsl.ir import SSAValue
 
 from tpu_deploy.errors import BadInput
@@ -17,9 +18,10 @@ from tpu_deploy.frontend.findings import Finding, Unsupported, UnsupportedOperat
 from tpu_deploy.frontend.input_shapes import InputShape, resolve_input_shapes
 from tpu_deploy.frontend.model_file import DEFAULT_DOMAINS, ModelFile, read_model
 from tpu_deploy.frontend.node import Node
-from tpu_deploy.frontend.registry import CONVERTERS
+from tpu_deploy.frontend.registry import CONVERTERS, Converter
+from tpu_deploy.frontend.shape_inference import inferred_shapes
 from tpu_deploy.frontend.tensors import Array, is_finite
-from tpu_deploy.ir.network import Network, shape_of
+from tpu_deploy.ir.network import Network, shape_of, tensor_type
 
 FAMILIES = (activation, conv, elementwise, matmul, norm, pool, shape, softmax)
 """The modules whose converters fill the registry."""
@@ -50,7 +52,7 @@ def find_unsupported(
     Raises BadInput for a model that cannot be read.
     """
     source = read_model(model)
-    importer = Importer(source, resolve_input_shapes(source, input_shapes, assume=True))
+    importer = Importer(source, resolve_input_shapes(source, input_shapes, assume=True), assumed_shapes=True)
     importer.convert()
     return importer.findings
 
@@ -58,14 +60,16 @@ def find_unsupported(
 class Importer:
     """The state of one import: the network so far, values and constants by ONNX name, findings."""
 
-    def __init__(self, model: ModelFile, inputs: Sequence[InputShape]) -> None:
+    def __init__(self, model: ModelFile, inputs: Sequence[InputShape], assumed_shapes: bool = False) -> None:
         self.model = model
+        self.assumed_shapes = assumed_shapes
         self.constants = Constants(model)
         self.network = Network.create(_symbol(model), [(i.name, i.shape) for i in inputs])
         self.findings: list[Finding] = []
         self._values: dict[str, SSAValue] = dict(zip((i.name for i in inputs), self.network.inputs, strict=True))
         self._weights: dict[str, SSAValue] = {}
         self._unknown: set[str] = set()
+        self._read: set[str] = set()
         self._names = _all_names(model.proto.graph)
         self.batches = {(i.model_batch, i.shape[0]) for i in inputs if i.model_batch and i.model_batch != i.shape[0]}
 
@@ -102,71 +106,93 @@ class Importer:
 
     def convert(self) -> None:
         """Converts the nodes that outputs depend on, in order; what cannot be converted becomes a finding."""
-        for proto in _needed_nodes(self.model.proto.graph):
-            if proto.op_type == "Shape" and proto.input[0] in self._values:
+        graph = self.model.proto.graph
+        nodes = _needed_nodes(graph)
+        self._read = {name for n in nodes for name in n.input} | {o.name for o in graph.output}
+        for proto in nodes:
+            if proto.op_type in ("Shape", "Size") and proto.input[0] in self._values:
                 self._fold_shape(proto)
             elif self.constants.takes(proto):
                 self.constants.add(proto)
-            elif any(name in self._unknown for name in proto.input):
-                self._skip(proto)
+            elif not self._unknown.isdisjoint(proto.input):
+                self._judge_by_name(proto)
             else:
                 self._convert_node(proto)
 
     def _fold_shape(self, proto: NodeProto) -> None:
         limits = {a.name: a.i for a in proto.attribute}
-        sizes = shape_of(self._values[proto.input[0]])[limits.get("start") : limits.get("end")]
-        self.constants[proto.output[0]] = np.array(sizes, np.int64)
+        sizes = np.array(shape_of(self._values[proto.input[0]]), np.int64)
+        chosen = sizes[limits.get("start") : limits.get("end")] if proto.op_type == "Shape" else sizes.prod()
+        self.constants[proto.output[0]] = np.asarray(chosen)
 
     def _convert_node(self, proto: NodeProto) -> None:
-        node = Node(proto, self)
-        converter = CONVERTERS.get(proto.op_type) if proto.domain in DEFAULT_DOMAINS else None
         try:
-            if converter is None:
-                raise Unsupported("no such operator is supported", "replace it or export the network without it")
-            made = converter(node)
+            made = _converter(proto)(Node(proto, self))
+            values = [made] if isinstance(made, SSAValue) else list(made)
+            for name in proto.output[len(values) :]:
+                if name in self._read - {""}:
+                    raise Unsupported(f"its output {name} cannot be computed", "export the network without it")
         except Unsupported as reason:
             self._report(proto, reason)
             return
-        values = [made] if isinstance(made, SSAValue) else list(made)
-        for name, value in zip(proto.output, values, strict=False):
-            if name:
-                self._values[name] = value
-        extra = [name for name in proto.output[len(values) :] if name]
-        if extra:
-            self._unknown.update(extra)
+        except BadInput:
+            if not self.assumed_shapes:
+                raise
+            self._unknown.update(proto.output)  # an assumed input size does not fit: judge the rest by name
+            return
+        self._values.update({name: v for name, v in zip(proto.output, values, strict=False) if name})
+
+    def _judge_by_name(self, proto: NodeProto) -> None:
+        """Behind a tensor of unknown shape only the operator itself can be judged."""
+        self._unknown.update(o for o in proto.output if o)
+        try:
+            _converter(proto)
+        except Unsupported as reason:
+            if proto.op_type not in ("Shape", "Size"):
+                self._report(proto, reason)
 
     def _report(self, proto: NodeProto, reason: Unsupported) -> None:
+        """Adds a finding, and lets inputs of the right shape stand for the node's outputs so that the walk goes on."""
         tensor = next((o for o in proto.output if o), "")
         op_type = proto.op_type if proto.domain in DEFAULT_DOMAINS else f"{proto.domain}.{proto.op_type}"
         self.findings.append(Finding(proto.name, op_type, tensor, reason.reason, reason.suggestion))
-        self._unknown.update(o for o in proto.output if o)
+        known = {} if not self._unknown.isdisjoint(proto.input) else self._inferred_shapes(proto)
+        for name in filter(None, proto.output):
+            if name in known:
+                kind = tensor_type(known[name], Float32Type())
+                block = self.network.block
+                self._values[name] = block.insert_arg(kind, len(block.args))
+            else:
+                self._unknown.add(name)
 
-    def _skip(self, proto: NodeProto) -> None:
-        """Behind a finding shapes are not known: only the operator itself can be judged."""
-        if proto.domain not in DEFAULT_DOMAINS or proto.op_type not in CONVERTERS:
-            self._report(
-                proto, Unsupported("no such operator is supported", "replace it or export the network without it")
-            )
-        self._unknown.update(o for o in proto.output if o)
+    def _inferred_shapes(self, proto: NodeProto) -> dict[str, tuple[int, ...]]:
+        arrays = {name: self.constants[name] for name in proto.input if name in self.constants}
+        shapes = {name: shape_of(self._values[name]) for name in proto.input if name in self._values}
+        return inferred_shapes(self.model, proto, arrays, shapes)
 
     def finish(self) -> Network:
         """The network with its outputs, unused operations removed, verified."""
         names = [o.name for o in self.model.proto.graph.output]
-        for name in names:
-            if name in self.constants:
-                raise BadInput(
-                    f"{self.model.label}: output {name} does not depend on any input; remove it from the model"
-                )
+        fixed = next((name for name in names if name in self.constants), None)
+        if fixed is not None:
+            raise BadInput(f"{self.model.label}: output {fixed} does not depend on any input; export without it")
         self.network.finish([self._values[name] for name in names], names)
         self.network.remove_unused()
         self.network.verify()
         return self.network
 
 
+def _converter(proto: NodeProto) -> Converter:
+    if proto.domain in DEFAULT_DOMAINS and proto.op_type in CONVERTERS:
+        return CONVERTERS[proto.op_type]
+    raise Unsupported("this operator is not supported", "replace it or export the network without it")
+
+
 def _symbol(model: ModelFile) -> str:
     """A name for the module that files can carry: letters, digits and underscores of the model's."""
     stem = Path(model.label).stem if model.folder is not None else model.label
-    return "".join(c if c.isascii() and c.isalnum() else "_" for c in stem) or "model"
+    name = "".join(c if c.isascii() and c.isalnum() else "_" for c in stem)
+    return name if name[:1].isalpha() else f"model_{name}".rstrip("_")
 
 
 def _all_names(graph: onnx.GraphProto) -> set[str]:

@@ -136,6 +136,13 @@ class Node:
             return value
         return self.emit("top.Reshape", [value], shape, name or self.derived("reshaped"), shape=list(shape))
 
+    def emit_slice(self, x: SSAValue, pieces: Sequence[range], name: str | None = None) -> SSAValue:
+        """The elements of `x` at the given places of each axis, by a `top.Slice`."""
+        ends = [p.stop if p.stop >= 0 else -d - 1 for p, d in zip(pieces, shape_of(x), strict=True)]
+        places = {"offset": [p.start for p in pieces], "steps": [p.step for p in pieces], "ends": ends}
+        operands = [x, self.absent(), self.absent(), self.absent()]
+        return self.emit("top.Slice", operands, [len(p) for p in pieces], name, **places)
+
     def broadcast(self, *shapes: Sequence[int]) -> tuple[int, ...]:
         """The common shape of operands; BadInput when they do not broadcast."""
         try:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from xdsl.ir import SSAValue
 
+from tpu_deploy.frontend.dilated_pool import Size, dilated_average, dilated_maximum
 from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
 from tpu_deploy.frontend.registry import converts, exports
-from tpu_deploy.frontend.windows import image, read_window
+from tpu_deploy.frontend.windows import Window, image, read_window
 from tpu_deploy.ir.network import shape_of
 
 REDUCING_POOL = {"ReduceMean": "top.AvgPool", "ReduceMax": "top.MaxPool"}
@@ -22,17 +23,36 @@ def convert_pool(node: Node) -> SSAValue:
     x = image(node)
     n, c, *spatial = shape_of(x)
     window = read_window(node, spatial, node.attribute("kernel_shape"))
-    if window.dilations != (1, 1):
-        node.unsupported("its windows are dilated")
     ceil_mode = bool(node.attribute("ceil_mode", 0))
-    shape = (n, c, *window.output(spatial, ceil_mode))
+    output = window.output(spatial, ceil_mode)
     flat = len(node.shape()) == 3
-    attributes = {**window.attributes(), "ceil_mode": ceil_mode}
-    if node.op_type == "AveragePool":
-        attributes["count_include_pad"] = bool(node.attribute("count_include_pad", 0))
-    op = "top.MaxPool" if node.op_type == "MaxPool" else "top.AvgPool"
-    y = node.emit(op, [x], shape, node.derived("image") if flat else None, **attributes)
-    return node.reshaped(y, (n, c, shape[3]), node.tensor) if flat else y
+    name = node.derived("image") if flat else node.tensor
+    if node.op_type == "MaxPool":
+        y = _maximum(node, x, window, output, name, ceil_mode)
+    else:
+        y = _average(node, x, window, output, name, ceil_mode)
+    return node.reshaped(y, (n, c, output[1]), node.tensor) if flat else y
+
+
+def _maximum(node: Node, x: SSAValue, window: Window, output: Size, name: str, ceil_mode: bool) -> SSAValue:
+    if window.dilations != (1, 1):
+        return dilated_maximum(node, x, window, output, name)
+    n, c, *spatial = shape_of(x)
+    if ceil_mode:
+        window = window.without_ceil(spatial, output)
+    return node.emit("top.MaxPool", [x], (n, c, *output), name, **window.attributes())
+
+
+def _average(node: Node, x: SSAValue, window: Window, output: Size, name: str, ceil_mode: bool) -> SSAValue:
+    include = bool(node.attribute("count_include_pad", 0))
+    if window.dilations != (1, 1):
+        return dilated_average(node, x, window, output, name, count_include_pad=include)
+    n, c, *spatial = shape_of(x)
+    exact = window.without_ceil(spatial, output)
+    if ceil_mode and (not include or all(a <= b for a, b in zip(exact.pads, window.pads, strict=True))):
+        window, ceil_mode = exact, False  # what is left of ceil_mode reaches beyond pads that count
+    attributes = {**window.attributes(), "ceil_mode": ceil_mode, "count_include_pad": include}
+    return node.emit("top.AvgPool", [x], (n, c, *output), name, **attributes)
 
 
 @converts("GlobalAveragePool", "GlobalMaxPool")

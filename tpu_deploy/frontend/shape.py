@@ -141,25 +141,7 @@ def convert_slice(node: Node) -> SSAValue:
             node.refuse("a step is 0")
         chosen = node.normalized(axis, len(shape))
         pieces[chosen] = range(shape[chosen])[start:end:step]
-    return sliced(node, x, pieces, None)
-
-
-def sliced(node: Node, x: SSAValue, pieces: Sequence[range], name: str | None) -> SSAValue:
-    """The elements of `x` at the given places of each axis, by a `top.Slice`."""
-    return node.emit(
-        "top.Slice",
-        [x, node.absent(), node.absent(), node.absent()],
-        [len(p) for p in pieces],
-        name,
-        offset=[p.start for p in pieces],
-        steps=[p.step for p in pieces],
-        ends=[_end(p, d) for p, d in zip(pieces, shape_of(x), strict=True)],
-    )
-
-
-def _end(piece: range, size: int) -> int:
-    """The exclusive end as ONNX counts: a backward run that takes element 0 ends before the front, at -size - 1."""
-    return piece.stop if piece.stop >= 0 else -size - 1
+    return node.emit_slice(x, pieces)
 
 
 @converts("Split")
@@ -199,7 +181,7 @@ def convert_pad(node: Node) -> SSAValue:
     if any(b < 0 or e < 0 for b, e in pads):
         pieces = [range(max(-b, 0), d - max(-e, 0)) for (b, e), d in zip(pads, shape_of(x), strict=True)]
         pads = [(max(b, 0), max(e, 0)) for b, e in pads]
-        x = sliced(node, x, pieces, node.derived("cropped") if any(map(any, pads)) else None)
+        x = node.emit_slice(x, pieces, node.derived("cropped") if any(map(any, pads)) else None)
         if not any(map(any, pads)):
             return x
     if mode != "constant":
@@ -232,7 +214,7 @@ def _pad_with_own_elements(node: Node, x: SSAValue, pads: Sequence[tuple[int, in
         for side, run in places:
             pieces = [range(d) for d in shape_of(x)]
             pieces[axis] = run
-            parts.append(sliced(node, x, pieces, node.derived(f"{side}_{axis}")))
+            parts.append(node.emit_slice(x, pieces, node.derived(f"{side}_{axis}")))
         middle = 0 if not pads[axis][0] else len([1 for side, _ in places if side == "before"])
         parts.insert(middle, x)
         shape = list(shape_of(x))

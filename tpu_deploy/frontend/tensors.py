@@ -20,6 +20,12 @@ def external_location(tensor: TensorProto) -> str:
     return next((e.value for e in tensor.external_data if e.key == "location"), "")
 
 
+def is_inside(location: str) -> bool:
+    """Whether the place of external data lies below the model's folder."""
+    path = Path(location)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def array_of(tensor: TensorProto, folder: Path | None, label: str) -> Array:
     """The read-only array of a tensor; external data is memory-mapped. BadInput when the bytes do not fit its shape."""
     try:
@@ -36,8 +42,8 @@ def array_of(tensor: TensorProto, folder: Path | None, label: str) -> Array:
 def _external(tensor: TensorProto, folder: Path | None) -> Array:
     """Bytes of a file beside the model. Source: ONNX docs/ExternalData.md."""
     entries = {e.key: e.value for e in tensor.external_data}
-    location = Path(entries["location"])
-    if folder is None or location.is_absolute() or ".." in location.parts:
+    location = entries["location"]
+    if folder is None or not is_inside(location):
         raise ValueError(f"its external data is not below the model's folder: {location}")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
     shape = tuple(tensor.dims)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xdsl.ir import SSAValue
@@ -37,6 +37,11 @@ class Window:
                 count -= 1
             sizes.append(count)
         return sizes[0], sizes[1]
+
+    def without_ceil(self, spatial: Sequence[int], output: Sequence[int]) -> Window:
+        """The window with end pads that just fit the last of `output` windows, so that no rounding up is needed."""
+        reach = [(output[a] - 1) * self.strides[a] + self.kernel[a] - spatial[a] - self.pads[a] for a in (0, 1)]
+        return replace(self, pads=(*self.pads[:2], max(reach[0], 0), max(reach[1], 0)))
 
     def attributes(self) -> dict[str, Any]:
         """Kernel, strides and pads as TOP attributes."""
