@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
@@ -58,6 +59,33 @@ def single(
     named = {f"c{i}": array for i, array in enumerate(constants) if array is not None}
     names = ["" if array is None else f"c{i}" for i, array in enumerate(constants)]
     return model([N(op_type, ["x", *names], ["y"], **attributes)], {"x": shape}, named, opset=opset)
+
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def run(model: onnx.ModelProto, feeds: Arrays) -> Arrays:
+    """What onnxruntime makes of a model, by output name."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def feeds_for(model: onnx.ModelProto) -> Arrays:
+    """Seeded inputs, normal with a deviation of 2."""
+    rng = np.random.default_rng(7)
+    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
+    return {name: (2 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
+def assert_close(actual: Arrays, expected: Arrays) -> None:
+    """The same names, shapes and, up to float32 rounding, values."""
+    assert list(actual) == list(expected)
+    for name, array in expected.items():
+        assert actual[name].shape == array.shape, name
+        np.testing.assert_allclose(actual[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 IMAGE = (2, 6, 9, 8)

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx_cases import CASES
+from onnx_cases import CASES, assert_close, feeds_for, run
 
 from tpu_deploy.frontend import export_onnx, import_onnx
 from tpu_deploy.frontend.registry import CONVERTERS, EXPORTERS
 from tpu_deploy.ir import top
 from tpu_deploy.lowering.canonicalize import canonicalize
-
-Arrays = dict[str, np.ndarray[Any, Any]]
-
-
-def run(model: onnx.ModelProto, feeds: Arrays) -> Arrays:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def feeds_for(model: onnx.ModelProto) -> Arrays:
-    rng = np.random.default_rng(7)
-    shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
-    return {name: (2 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
-
-
-def assert_close(actual: Arrays, expected: Arrays) -> None:
-    assert list(actual) == list(expected)
-    for name, array in expected.items():
-        assert actual[name].shape == array.shape, name
-        np.testing.assert_allclose(actual[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)
