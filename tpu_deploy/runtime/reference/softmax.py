@@ -54,8 +54,8 @@ def exponential_chip(x: Float32Array) -> Float32Array:
     value = np.full(x.shape, TAYLOR[-1], np.float32)
     for coefficient in TAYLOR[-2::-1]:
         value = value * rest + coefficient
-    bits = value.view(np.int32) + (power.astype(np.int32) << 23)
-    return bits.view(np.float32)
+    scaled: Float32Array = (value.view(np.int32) + (power.astype(np.int32) << 23)).view(np.float32)
+    return scaled
 
 
 def reciprocal_chip(x: Float32Array) -> Float32Array:
