@@ -89,7 +89,7 @@ class Timeline:
     @property
     def end(self) -> int:
         """The cycle after the last command."""
-        return max(self.start, *(queue[-1].end for queue in (self.tiu, self.gdma) if queue))
+        return max([self.start, *(queue[-1].end for queue in (self.tiu, self.gdma) if queue)])
 
     @property
     def total(self) -> int:

@@ -67,7 +67,7 @@ def _direction(f: Fields) -> int:
 
 def _rate_of_rows(rate: float, row_bytes: int) -> float:
     """The rate left when every row of fewer than 256 bytes takes as long as one of 256."""
-    return rate if row_bytes >= _ROW else rate * row_bytes / _ROW
+    return rate if row_bytes >= _ROW else rate * max(1, row_bytes) / _ROW
 
 
 @GDMA_FORMULAS.of("tensor")

@@ -10,6 +10,8 @@ transposed, which matters only beside a bias; PL_GATHER_RECTANGLE counts 1 becau
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from tpu_deploy.codegen.isa.addresses import LANES
 from tpu_deploy.codegen.isa.operations import (
     ArithmeticOp,
@@ -155,15 +157,17 @@ def _spread(f: Fields, operand: str, vector: int, vectors: int) -> int:
     if h_stride in (0, w):
         return 1
     behind = h_stride % vector
-    if behind and h_stride - w < vector:
-        return _up(h_stride * h, vector) // vectors
-    return _up(w + behind, vector) * h // vectors
+    touched = _up(h_stride * h, vector) if behind and h_stride - w < vector else _up(w + behind, vector) * h
+    return touched // max(1, vectors)
 
 
 @TIU_FORMULAS.of("LAR")
 def _lane_arithmetic(f: Fields) -> Cost:
-    strides = {"opd0_str": 0, "opd1_str": 0, "res0_str": 0, "opd0_const": 0, "opd1_const": 0}
-    return _arithmetic({**f, **strides, "res0_n": 1, "res0_h": 1})._replace(estimated=True)
+    """Its form has one row and no room for strides or constants."""
+    shared = ("res0_c", "res0_w", "opd0_prec", "opd1_prec", "res0_prec", "opd2_n_str", "tsk_eu_typ")
+    places = ("res0_addr", "opd0_addr", "opd1_addr")
+    row = defaultdict(int, {name: f[name] for name in (*shared, *places)}, res0_n=1, res0_h=1)
+    return _arithmetic(row)._replace(estimated=True)
 
 
 @TIU_FORMULAS.of("RQ_DQ")
