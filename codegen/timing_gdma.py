@@ -3,8 +3,9 @@
 Global memory is reached through pages of 4 KiB, of which four in a row lie in different channels: a transfer whose
 blocks all start in the same ones is slower. Rows of less than 256 bytes take as much of the rate as whole ones. Source:
 what the vendor's `atomic_gdma_*_get_profile` answer, float32 rounding included, which these equal while a transfer
-stays below 2^31 bytes and strides below 2^31 elements. A transfer from or to global memory whose row stride there is 0
-costs nothing by those functions, hence here.
+stays below 2^31 bytes and strides below 2^31 elements. One case is corrected: a move whose row stride in global memory
+is 0, as may be written where there is one row, costs nothing by those functions; here it costs what rows that follow
+each other do, and is marked as estimated.
 """
 
 from __future__ import annotations
@@ -88,7 +89,13 @@ def _tensor(f: Fields) -> Cost:
         if direction == _WITHIN_GLOBAL:
             rate *= (pages | _target_pages(f, size)).bit_count() / 4
     cycles = int(_single(_single(_single(moved) / rate) * _TENSOR_FACTOR)) if rate else 0
-    return Cost(cycles, moved, _DIRECTIONS[direction])
+    return Cost(cycles, moved, _DIRECTIONS[direction], _has_row_stride_zero(f, direction))
+
+
+def _has_row_stride_zero(f: Fields, direction: int) -> bool:
+    """Whether the vendor's count of pages fails, on a side in global memory."""
+    sides = {_IN: ("src",), _OUT: ("dst",), _WITHIN_GLOBAL: ("src", "dst"), _WITHIN_LOCAL: ()}[direction]
+    return bool(f["stride_enable"]) and any(f[f"{side}_hstride"] == 0 for side in sides)
 
 
 def _tensor_row(f: Fields, h: int, w: int) -> int:
@@ -101,7 +108,7 @@ def _tensor_row(f: Fields, h: int, w: int) -> int:
 def _source_pages(f: Fields, size: int) -> int:
     h, w = f["src_hsize"], f["src_wsize"]
     row, c_stride = (f["src_hstride"], f["src_cstride"]) if f["stride_enable"] else (w, _dense_plane(h * w, size))
-    return _pages(f["src_nsize"], f["src_csize"], f["src_nstride"] * size, c_stride * size, row * h * size)
+    return _pages(f["src_nsize"], f["src_csize"], f["src_nstride"] * size, c_stride * size, (row or w) * h * size)
 
 
 def _target_pages(f: Fields, size: int) -> int:
@@ -112,7 +119,7 @@ def _target_pages(f: Fields, size: int) -> int:
     elif special in (DmaTensorOp.COLLECT, DmaTensorOp.DISTRIBUTE):
         c = w
     row, c_stride = (f["dst_hstride"], f["dst_cstride"]) if f["stride_enable"] else (w, _dense_plane(h * w, size))
-    return _pages(n, c, f["dst_nstride"] * size, c_stride * size, row * h * size)
+    return _pages(n, c, f["dst_nstride"] * size, c_stride * size, (row or w) * h * size)
 
 
 def _dense_plane(elements: int, size: int) -> int:
