@@ -1,1 +1,51 @@
-"""A compiler from ONNX networks to verified .bmodel files for Sophgo TPUs."""
+"""A compiler from ONNX networks to verified .bmodel files for Sophgo TPUs.
+
+    table = tpu_deploy.calibrate("m.onnx", data=samples)
+    built = tpu_deploy.deploy("m.onnx", chip="bm1684x", precision="int8", calibration=table, output="m.bmodel")
+    outputs = tpu_deploy.load("m.bmodel", on="simulator").run(feeds)
+
+Feeds and results are dictionaries from ONNX name to array, samples any iterable of feeds. What is named here is loaded
+when it is first used: importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tpu_deploy.errors import BadInput, CheckFailed
+
+if TYPE_CHECKING:
+    from tpu_deploy.pipeline.deployment import Deployment, deploy
+    from tpu_deploy.pipeline.inspection import Inspection, inspect
+    from tpu_deploy.pipeline.tables import calibrate
+    from tpu_deploy.runtime.session import Session, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Deployment": "pipeline.deployment",
+    "Inspection": "pipeline.inspection",
+    "Session": "runtime.session",
+    "calibrate": "pipeline.tables",
+    "deploy": "pipeline.deployment",
+    "inspect": "pipeline.inspection",
+    "load": "runtime.session",
+}
+
+__all__ = [
+    "BadInput",
+    "CheckFailed",
+    "Deployment",
+    "Inspection",
+    "Session",
+    "__version__",
+    "calibrate",
+    "deploy",
+    "inspect",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -35,6 +35,10 @@ class ChipModelError(CheckFailed):
     """The vendor's libraries refused or gave up; the message ends with the last line they printed."""
 
 
+class ChipModelTimeout(ChipModelError):
+    """The vendor's libraries did not answer within the time limit, which says nothing about the bmodel."""
+
+
 class _Child:
     """The process with the vendor's libraries, started on the first request and again after it died."""
 
@@ -93,7 +97,7 @@ class _Child:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self.close()
-                raise ChipModelError(f"{self._subject}: the chip model did not answer within {self._limit:g} s")
+                raise ChipModelTimeout(f"{self._subject}: the chip model did not answer within {self._limit:g} s")
             piece = os.read(descriptor, min(missing, 1 << 20))
             if not piece:
                 raise EOFError

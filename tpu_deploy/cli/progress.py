@@ -1,0 +1,52 @@
+"""Progress on stderr: a bar when it is a terminal, otherwise nothing but a line for a finished calibration."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class Terminal:
+    """Shows the stage that runs and the samples calibrated; usable in a `with` statement."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=None, speed="")
+
+    def stage(self, name: str) -> None:
+        """Shows the stage that begins."""
+        if self._bar is not None:
+            self._bar.reset(self._task, description=name, total=None, speed="")
+
+    def samples(self, done: int, total: int | None, per_second: float) -> None:
+        """Shows how many samples are calibrated, and how fast."""
+        self._last = done, per_second
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, speed=f"{per_second:.1f} images/s")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._last is not None and error is None:
+            print(f"calibrated {self._last[0]} samples, {self._last[1]:.1f} images/s", file=sys.stderr)

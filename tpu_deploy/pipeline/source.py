@@ -1,0 +1,122 @@
+"""The user's model: its canonical TOP network, what its inputs take, and what it is called elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from tpu_deploy.calibration import InputSpec
+from tpu_deploy.errors import BadInput
+from tpu_deploy.frontend import Finding, UnsupportedOperators, import_onnx
+from tpu_deploy.frontend.model_file import ModelFile, read_model
+from tpu_deploy.ir.network import Network, name_of, shape_of
+from tpu_deploy.lowering.canonicalize import canonicalize
+from tpu_deploy.lowering.to_tpu import refusals
+
+Model = str | os.PathLike[str] | onnx.ModelProto
+InputShapes = Mapping[str, Sequence[int]]
+
+FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it was given: a path or an ONNX message."""
+
+    given: Path | onnx.ModelProto
+
+    @classmethod
+    def of(cls, model: Model) -> Source:
+        """The source in `model`; nothing is read yet."""
+        return cls(model if isinstance(model, onnx.ModelProto) else Path(model))
+
+    @property
+    def path(self) -> Path | None:
+        """Where the model lies; None for a message."""
+        return self.given if isinstance(self.given, Path) else None
+
+    @property
+    def label(self) -> str:
+        """What messages call the model."""
+        return str(self.given) if isinstance(self.given, Path) else self.given.graph.name or "the model"
+
+    @cached_property
+    def file(self) -> ModelFile:
+        """The model read and judged. Raises BadInput when it is no usable ONNX model."""
+        return read_model(self.given)
+
+    @cached_property
+    def hash(self) -> str:
+        """What identifies the model: "sha256:" and the digest of the file or of the message."""
+        if isinstance(self.given, Path):
+            with self.given.open("rb") as stream:
+                return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+        return "sha256:" + hashlib.sha256(self.given.SerializeToString(deterministic=True)).hexdigest()
+
+    def tpu_mlir_names(self) -> dict[str, str]:
+        """TPU-MLIR's name of each tensor by its ONNX name: computed ones carry the operator, `relu1_Relu`."""
+        graph = self.file.proto.graph
+        names = {value.name: value.name for value in graph.input}
+        return names | {name: f"{name}_{node.op_type}" for node in graph.node for name in node.output if name}
+
+    def network(self, input_shapes: InputShapes | None) -> Network:
+        """The TOP network, not yet canonical. Raises BadInput and UnsupportedOperators."""
+        return import_onnx(self.given, input_shapes)
+
+    def shapes_for_batch(self, given: InputShapes | None, batch: int) -> dict[str, tuple[int, ...]]:
+        """`given` completed by the inputs whose only open dimension is the batch, which is set to `batch`."""
+        shapes = {name: tuple(shape) for name, shape in (given or {}).items()}
+        initializers = {weight.name for weight in self.file.proto.graph.initializer}
+        for value in self.file.proto.graph.input:
+            if value.name in shapes or value.name in initializers:
+                continue
+            sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            if sizes and sizes[0] == 0 and all(sizes[1:]):
+                shapes[value.name] = (batch, *sizes[1:])
+        return shapes
+
+
+def check_lowering(source: Source, network: Network) -> None:
+    """Raises UnsupportedOperators naming the nodes of a canonical network that have no form on the chip."""
+    found = lowering_findings(source, network)
+    if found:
+        raise UnsupportedOperators(source.label, found)
+
+
+def lowering_findings(source: Source, network: Network) -> list[Finding]:
+    """The operations of a canonical network that cannot be lowered, by their ONNX nodes."""
+    refused = refusals(network)
+    if not refused:
+        return []
+    nodes = {name: node for node in source.file.proto.graph.node for name in node.output}
+    found = []
+    for each in refused:
+        node = nodes.get(each.name)
+        kind = each.operation.removeprefix("top.") if node is None else node.op_type
+        found.append(Finding("" if node is None else node.name, kind, each.name, each.reason, ""))
+    return found
+
+
+def canonical_network(source: Source, input_shapes: InputShapes | None) -> Network:
+    """The canonical TOP network of a model, all of whose operations have a form on the chip.
+
+    Raises BadInput for a model or shapes that cannot be used, UnsupportedOperators naming all nodes that cannot.
+    """
+    network = source.network(input_shapes)
+    canonicalize(network)
+    check_lowering(source, network)
+    return network
+
+
+def input_specs(network: Network) -> dict[str, InputSpec]:
+    """What samples for a network must be, by input name."""
+    if not network.inputs:
+        raise BadInput(f"{network.name}: has no inputs; there is nothing to calibrate or run")
+    return {name_of(value): InputSpec(name_of(value), shape_of(value), FLOAT32) for value in network.inputs}

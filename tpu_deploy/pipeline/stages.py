@@ -1,0 +1,231 @@
+"""The pipeline of `deploy`, as a list to be read aloud: each stage takes the build one step further."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tpu_deploy.calibration import CalibrationTable, Feed, Preprocessing, open_samples
+from tpu_deploy.codegen.bmodel import KernelModule, disassembly, serialize
+from tpu_deploy.codegen.compile import Compiled, compile_network
+from tpu_deploy.codegen.timing import Estimate, estimate
+from tpu_deploy.errors import CheckFailed
+from tpu_deploy.files import replacing
+from tpu_deploy.ir import text as ir_text
+from tpu_deploy.ir.network import Network
+from tpu_deploy.lowering.canonicalize import canonicalize
+from tpu_deploy.lowering.to_tpu import lower_to_tpu
+from tpu_deploy.pipeline import reporting, verification
+from tpu_deploy.pipeline import samples as sampling
+from tpu_deploy.pipeline.float_model import FloatNetwork
+from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
+from tpu_deploy.pipeline.source import InputShapes, Source, check_lowering, input_specs
+from tpu_deploy.pipeline.tables import METHOD, Data, check_table, collect, read_table
+from tpu_deploy.pipeline.verification import GATES, Check, Verification
+from tpu_deploy.quant import QuantizationPlan, make_plan
+from tpu_deploy.runtime.reference import Reference
+
+CHIP_MODEL_SECONDS = 300.0
+"""How long the chip model may take; float networks of the size of ResNet-50 take longer and rest on the simulator."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be deployed, and how: the checked arguments of `deploy`."""
+
+    source: Source
+    chip: str
+    precision: str
+    output: Path
+    calibration: CalibrationTable | Path | None = None
+    data: Data | None = None
+    method: str = METHOD
+    samples: int | None = None
+    batch_size: int = 1
+    preprocessing: Preprocessing | None = None
+    inputs: Data | None = None
+    input_shapes: InputShapes | None = None
+    verify: bool = True
+    report: Path | None = None
+    dump_ir: Path | None = None
+    quantized_io: bool = False
+    kernel_module: KernelModule | None = None
+    gate: float | None = None
+    progress: Progress = field(default=SILENT, compare=False)
+
+
+@dataclass
+class Build:
+    """A deployment under way: what each stage leaves for the next."""
+
+    request: Request
+    top: Network = field(init=False)
+    table: CalibrationTable = field(init=False)
+    plan: QuantizationPlan = field(init=False)
+    tpu: Network = field(init=False)
+    reference: Reference = field(init=False)
+    compiled: Compiled = field(init=False)
+    content: bytes = field(init=False)
+    timing: Estimate = field(init=False)
+    verification: Verification | None = None
+    first_samples: Sequence[Feed] = ()
+    sample_source: str = ""
+
+    @property
+    def gate(self) -> float:
+        """The least cosine between float and quantized outputs."""
+        return GATES[self.request.precision] if self.request.gate is None else self.request.gate
+
+
+Stage = Callable[[Build], None]
+
+
+def import_model(build: Build) -> None:
+    """Import the ONNX model as TOP."""
+    build.top = build.request.source.network(build.request.input_shapes)
+    _dump(build, "1_top", build.top)
+
+
+def make_canonical(build: Build) -> None:
+    """Make TOP canonical: fold and fuse."""
+    canonicalize(build.top)
+    check_lowering(build.request.source, build.top)
+    _dump(build, "2_top_canonical", build.top)
+
+
+def find_ranges(build: Build) -> None:
+    """Find the range of each tensor: read the table, or calibrate."""
+    request = build.request
+    if isinstance(request.calibration, CalibrationTable):
+        build.table = request.calibration
+        check_table(build.table, request.source, build.top)
+    elif request.calibration is not None:
+        build.table = read_table(request.calibration, request.source, build.top)
+        check_table(build.table, request.source, build.top)
+    else:
+        assert request.data is not None
+        specs = input_specs(build.top)
+        opened = open_samples(request.data, specs, request.preprocessing, request.samples)
+        opened, build.first_samples = sampling.held_back(opened, specs)
+        statistics = collect(build.top, request.source, opened, request.batch_size, request.progress)
+        build.table = CalibrationTable.of(statistics, request.method)
+        build.sample_source = f"the calibration data ({opened.source})"
+
+
+def plan_types(build: Build) -> None:
+    """Plan the type of each tensor and the precision of each operation."""
+    build.plan = make_plan(build.top, build.table)
+    _dump_text(build, "3_quantization.json", lambda: [json.dumps(build.plan.to_json(), indent=1)])
+
+
+def lower(build: Build) -> None:
+    """Lower TOP to TPU integer arithmetic."""
+    request = build.request
+    build.tpu = lower_to_tpu(build.top, build.plan, request.chip, request.quantized_io)
+    build.reference = Reference(build.tpu)
+    _dump(build, "4_tpu", build.tpu)
+
+
+def generate_commands(build: Build) -> None:
+    """Generate commands: tiles, addresses, order, bits."""
+    request = build.request
+    build.compiled = compile_network(build.tpu, request.chip, kernel_module=request.kernel_module)
+    build.content = serialize(build.compiled.bmodel)
+    _dump_text(build, "5_commands.txt", lambda: disassembly(build.compiled.bmodel))
+
+
+def estimate_time(build: Build) -> None:
+    """Estimate cycles: replay both engines."""
+    build.timing = estimate(build.compiled.bmodel)
+
+
+def verify(build: Build) -> None:
+    """Verify: ONNX, TOP, TPU arithmetic, commands, simulator, chip model."""
+    if not build.request.verify:
+        return
+    inputs = _verification_inputs(build)
+    build.verification = found = Verification(inputs.source)
+    floats = FloatNetwork(build.top)
+    found.checks.append(verification.compare_floats(build.request.source, floats, inputs.feeds, GATES["f32"]))
+    run = verification.run_reference(build.reference, floats, inputs.feeds)
+    found.layers = run.layers
+    found.findings = verification.output_findings(run.layers, build.tpu)
+    found.checks.append(verification.judge_layers(run.layers, build.tpu, build.gate, build.request.precision))
+    found.checks += verification.judge_commands(build.compiled.bmodel)
+    found.checks.append(verification.run_simulator(build.content, inputs.feeds, run.outputs, build.tpu))
+    found.checks.append(
+        verification.run_chip_model(build.content, inputs.feeds, run.outputs, build.tpu, CHIP_MODEL_SECONDS)
+    )
+    wrong = found.failed("exactness")
+    if wrong:
+        raise ExactnessError(build, wrong[0])
+
+
+class ExactnessError(CheckFailed):
+    """Two executions of the same arithmetic differ, a fault of the compiler: no bmodel is written."""
+
+    def __init__(self, build: Build, check: Check) -> None:
+        assert build.verification is not None
+        self.verification = build.verification
+        super().__init__(
+            f"{build.request.source.label}: {check.stage} failed against {check.compared_with}: {check.blame}; "
+            "no bmodel is written, this is a fault of the compiler: please report it with the model"
+        )
+
+
+def _verification_inputs(build: Build) -> sampling.VerificationInputs:
+    request = build.request
+    if request.inputs is not None:
+        return sampling.given_inputs(build.top, request.inputs)
+    if build.first_samples:
+        return sampling.from_calibration(build.first_samples, input_specs(build.top), build.sample_source)
+    return sampling.noise(build.top, build.table)
+
+
+def write_bmodel(build: Build) -> None:
+    """Write the bmodel."""
+    with replacing(build.request.output) as stream:
+        stream.write(build.content)
+
+
+def write_report(build: Build) -> None:
+    """Write the report."""
+    if build.request.report is not None:
+        reporting.write_report(build)
+
+
+STAGES: tuple[Stage, ...] = (
+    import_model,
+    make_canonical,
+    find_ranges,
+    plan_types,
+    lower,
+    generate_commands,
+    estimate_time,
+    verify,
+    write_bmodel,
+    write_report,
+)
+"""In this order; the first line of each stage's docstring is what a user reads while it runs."""
+
+
+def run(request: Request) -> Build:
+    """The finished build. Raises what the first stage that cannot go on raises."""
+    build = Build(request)
+    for stage in STAGES:
+        request.progress.stage((stage.__doc__ or "").splitlines()[0].rstrip("."))
+        stage(build)
+    return build
+
+
+def _dump(build: Build, name: str, network: Network) -> None:
+    if build.request.dump_ir is not None:
+        ir_text.save(network, made_folder(build.request.dump_ir, "--dump-ir") / f"{name}.mlir")
+
+
+def _dump_text(build: Build, name: str, lines: Callable[[], Iterable[str]]) -> None:
+    if build.request.dump_ir is not None:
+        with replacing(made_folder(build.request.dump_ir, "--dump-ir") / name) as stream:
+            stream.writelines(f"{line}\n".encode() for line in lines())

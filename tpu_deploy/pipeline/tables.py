@@ -1,0 +1,155 @@
+"""`tpu_deploy.calibrate`: samples through the canonical network to a calibration table, its statistics kept beside it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xdsl.ir import Operation, SSAValue
+
+from tpu_deploy.calibration import (
+    CalibrationTable,
+    Preprocessing,
+    Samples,
+    Statistics,
+    collect_statistics,
+    open_samples,
+)
+from tpu_deploy.calibration.thresholds import METHODS
+from tpu_deploy.errors import BadInput
+from tpu_deploy.frontend import export_onnx
+from tpu_deploy.ir.network import Network, is_absent, name_of
+from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs
+from tpu_deploy.quant.precision import precisions_of
+from tpu_deploy.quant.ranges import reach
+from tpu_deploy.quant.ties import MOVEMENTS
+
+Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+"""Samples: a folder, list file, .npz or .npy, a mapping of input names to batches, or any iterable of feeds."""
+
+METHOD = "mse"
+"""The method of thresholds unless another is asked for."""
+
+
+def calibrate(
+    model: Model,
+    data: Data | None = None,
+    *,
+    method: str = METHOD,
+    samples: int | None = None,
+    batch_size: int = 1,
+    preprocessing: Preprocessing | None = None,
+    input_shapes: InputShapes | None = None,
+    statistics: str | os.PathLike[str] | Statistics | None = None,
+    output: str | os.PathLike[str] | None = None,
+    tpu_mlir_names: bool = False,
+    progress: Progress = SILENT,
+) -> CalibrationTable:
+    """The calibration table of `model` over the first `samples` (default: all) of `data`, keyed by ONNX tensor names.
+
+    `preprocessing` is for images. `input_shapes` fills dynamic dimensions; a dynamic batch needs none. With `output`
+    the table is written there, under TPU-MLIR's tensor names if asked for, and the statistics of the pass beside it
+    (`statistics_path`): given as `statistics` in place of `data`, they make the table of another method without a
+    pass. Raises BadInput for anything unusable, CheckFailed naming the first tensor with NaN or infinity.
+    """
+    method = choice("--method", method, tuple(METHODS))
+    target = None if output is None else writable_file(output, "-o")
+    source = Source.of(model)
+    if (data is None) == (statistics is None):
+        raise BadInput("give either calibration data or the statistics of an earlier pass (--data or --statistics)")
+    if data is not None:
+        progress.stage("import the model")
+        network = canonical_network(source, source.shapes_for_batch(input_shapes, batch_size))
+        opened = open_samples(data, input_specs(network), preprocessing, samples)
+        progress.stage("calibrate")
+        found = collect(network, source, opened, batch_size, progress)
+    else:
+        assert statistics is not None
+        found = _earlier(statistics, source)
+    table = CalibrationTable.of(found, method)
+    if target is not None:
+        _write(table, found, target, source.tpu_mlir_names() if tpu_mlir_names else None)
+    return table
+
+
+def collect(
+    network: Network, source: Source, samples: Samples, batch_size: int = 1, progress: Progress = SILENT
+) -> Statistics:
+    """The statistics of all values of a canonical network over `samples`, in one pass through onnxruntime."""
+    return collect_statistics(
+        export_onnx(network),
+        samples,
+        tensors=[name_of(value) for value in network.values()],
+        batch_size=batch_size,
+        progress=progress.samples,
+        model_hash=source.hash,
+    )
+
+
+def _earlier(statistics: str | os.PathLike[str] | Statistics, source: Source) -> Statistics:
+    found = statistics if isinstance(statistics, Statistics) else Statistics.load(statistics)
+    if found.model_hash != source.hash:
+        label = "the statistics" if isinstance(statistics, Statistics) else os.fspath(statistics)
+        raise BadInput(f"{label}: are of another model than {source.label}; calibrate this one with --data")
+    return found
+
+
+def statistics_path(table: str | os.PathLike[str]) -> Path:
+    """Where the statistics behind a table lie."""
+    path = Path(table)
+    return path.with_name(f"{path.name}.statistics.npz")
+
+
+def _write(table: CalibrationTable, statistics: Statistics, target: Path, names: Mapping[str, str] | None) -> None:
+    """Both files or none."""
+    beside = statistics_path(target)
+    was_there = beside.exists()
+    statistics.save(beside)
+    try:
+        table.write(target, names)
+    except BadInput:
+        if not was_there:
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def read_table(path: str | os.PathLike[str], source: Source, network: Network) -> CalibrationTable:
+    """The table in a file, ours or TPU-MLIR's. Raises BadInput when it is none, or of another model."""
+    theirs = source.tpu_mlir_names()
+    return CalibrationTable.read(path, {name_of(v): theirs.get(name_of(v), name_of(v)) for v in network.values()})
+
+
+def check_table(table: CalibrationTable, source: Source, network: Network) -> None:
+    """Raises BadInput when a table is another model's, or lacks a tensor that needs a range (with the nearest name)."""
+    table.require(tensors_that_need_a_range(network))
+    if table.model_hash.startswith("sha256:") and table.model_hash != source.hash:
+        raise BadInput(
+            f"{table.source}: belongs to another model than {source.label}, or to another version of it; calibrate again"
+            " (or delete its `# model` line to use it all the same)"
+        )
+
+
+def tensors_that_need_a_range(network: Network) -> list[str]:
+    """The names of the values whose quantized type must come from a table: made or read by an INT8 operation, and
+    neither moved from another value nor bounded by what makes them.
+    """
+    precisions = precisions_of(network)
+    needed: dict[str, None] = {}
+    for op in network.operations:
+        if precisions[name_of(op)] != "INT8":
+            continue
+        read = [v for v in op.operands if network.weight(v) is None and not is_absent(v)]
+        needed |= dict.fromkeys(name_of(v) for v in [*read, *op.results] if not _follows(v))
+    return list(needed)
+
+
+def _follows(value: SSAValue) -> bool:
+    """Whether a value's range follows from what makes it."""
+    owner = value.owner
+    if not isinstance(owner, Operation) or owner.name == "top.Input":
+        return False
+    return owner.name in MOVEMENTS - {"top.Concat"} or all(math.isfinite(end) for end in reach(owner))
