@@ -322,6 +322,14 @@ add(
     model([N("Split", ["x"], ["y", "z"], axis=2, num_outputs=2)], {"x": IMAGE}, outputs=("y", "z"), opset=18),
 )
 add("pad_constant", single("Pad", IMAGE, ints(0, 1, 2, 0, 1, 0, 0, 3), number(1.5)))
+add(
+    "pad_infinite_then_maxpool",
+    model(
+        [N("Pad", ["x", "p", "v"], ["a"]), N("MaxPool", ["a"], ["y"], kernel_shape=[3, 3])],
+        {"x": IMAGE},
+        {"p": ints(0, 0, 1, 1, 0, 0, 1, 1), "v": number(-np.inf)},
+    ),
+)
 add("pad_default", single("Pad", IMAGE, ints(0, 0, 1, 1, 0, 0, 1, 1)))
 add("pad_18_axes", single("Pad", IMAGE, ints(1, 2, 0, 3), None, ints(-1, 1), opset=18))
 add("pad_reflect", single("Pad", IMAGE, ints(0, 0, 2, 1, 0, 0, 3, 0), mode="reflect"))

@@ -311,3 +311,12 @@ def test_inspection_assumes_sizes_that_the_model_leaves_open() -> None:
 def test_forms_that_cannot_be_compiled_are_findings(proto: onnx.ModelProto, told: str) -> None:
     (finding,) = find_unsupported(proto)
     assert told in finding.reason
+
+
+def test_sparse_weights_are_named() -> None:
+    proto = single("Add", (3,), weight(3))
+    dense = proto.graph.initializer.pop()
+    dense.name = "sparse"
+    places = helper.make_tensor("places", TensorProto.INT64, [3], range(3))
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(dense, places, [3]))
+    assert "weight sparse is stored sparsely" in refusal(proto)

@@ -77,9 +77,11 @@ class Importer:
 
     def value(self, name: str) -> SSAValue:
         """The value of an ONNX tensor; a constant becomes a `top.Weight` under its own name."""
-        if name not in self._values and name in self.constants:
-            return self.weight(name, self.constants[name])
-        return self._values[name]
+        if name in self._values:
+            return self._values[name]
+        if name not in self.constants:
+            raise BadInput(f"{self.model.label}: tensor {name or '(unnamed)'} is read but never made; export it again")
+        return self.weight(name, self.constants[name])
 
     def weight(self, name: str, array: Array) -> SSAValue:
         """A `top.Weight` of float32; the same array is not added twice. BadInput naming a weight with NaN or Inf."""

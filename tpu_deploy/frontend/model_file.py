@@ -38,6 +38,9 @@ def read_model(source: str | Path | onnx.ModelProto) -> ModelFile:
         proto, label, folder = _parse(path), str(path), path.parent
     if not proto.graph.node or not proto.graph.output:
         raise BadInput(f"{label}: is not an ONNX model (it has no nodes or no outputs); export the network again")
+    if proto.graph.sparse_initializer:
+        name = proto.graph.sparse_initializer[0].values.name
+        raise BadInput(f"{label}: weight {name} is stored sparsely; export the network with dense weights")
     opset = _opset(proto, label)
     _check_external_data(proto, label, folder)
     _check_structure(proto, label)

@@ -22,6 +22,15 @@ from tpu_deploy.ir.tpu import Tpu
 from tpu_deploy.ir.weights import WeightStore
 
 
+class _Utf8Parser(Parser):
+    """Takes escaped bytes in a string literal for UTF-8, as they are written; xDSL takes them for a BytesAttr."""
+
+    def parse_optional_str_literal(self) -> str | None:
+        plain = super().parse_optional_str_literal()
+        encoded = self.parse_optional_bytes_literal() if plain is None else None
+        return plain if encoded is None else encoded.decode("utf-8", "replace")
+
+
 def context() -> Context:
     """An xDSL context that knows our dialects."""
     made = Context()
@@ -40,7 +49,7 @@ def to_text(network: Network) -> str:
 def from_text(text: str, weights: WeightStore, file_name: str = "<text>") -> Network:
     """The network that `to_text` wrote. BadInput, naming file and place, for text that is not MLIR of our dialects."""
     try:
-        module = Parser(context(), text, file_name).parse_module()
+        module = _Utf8Parser(context(), text, file_name).parse_module()
     except ParseError as error:
         raise BadInput(f"{file_name}: is not readable MLIR ({str(error).splitlines()[0]})") from error
     network = Network(module, weights)

@@ -57,7 +57,7 @@ class WeightStore(MutableMapping[str, Array]):
             for name, array in self._arrays.items():
                 info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
                 with archive.open(info, "w", force_zip64=True) as member:
-                    npy_format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                    npy_format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> WeightStore:
