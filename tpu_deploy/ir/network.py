@@ -274,13 +274,16 @@ class Network:
         """Raises ValueError naming the tensor when an operation breaks the rules of its dialect."""
         from xdsl.utils.exceptions import VerifyException
 
-        for op in self.block.ops:
-            try:
-                op.verify()
-            except VerifyException as error:
-                where = name_of(op) if op.name not in ("func.return", "top.None") else op.name
-                raise ValueError(f"{where}: {error}") from error
-        self.module.verify()
+        try:
+            self.module.verify()
+        except VerifyException as whole:
+            for op in self.block.ops:
+                try:
+                    op.verify()
+                except VerifyException as error:
+                    where = name_of(op) if op.name not in ("func.return", "top.None") else op.name
+                    raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{self.name}: {whole}") from whole
 
 
 CLASSES = {kind.name: kind for kind in [*top.OPERATIONS, *tpu.OPERATIONS]}
