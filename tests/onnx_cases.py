@@ -250,6 +250,10 @@ for label, attributes in (
     ("ceil", {"kernel_shape": [3, 3], "pads": [1, 0, 1, 0], "strides": [2, 2], "ceil_mode": 1}),
 ):
     add(f"averagepool_include_pad_{label}", single("AveragePool", IMAGE, opset=19, count_include_pad=1, **attributes))
+add(
+    "averagepool_include_pad_same",
+    single("AveragePool", IMAGE, kernel_shape=[2, 3], strides=[2, 2], auto_pad="SAME_UPPER", count_include_pad=1),
+)
 for include in (0, 1):
     add(
         f"averagepool_dilations_{include}",

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_cases import IMAGE, N, ints, model, single, weight
+from onnx_cases import IMAGE, N, ints, model, positive, single, weight
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import UnsupportedOperators, find_unsupported, import_onnx
@@ -224,6 +224,7 @@ def test_invalid_onnx_is_refused(make: Callable[[], onnx.ModelProto]) -> None:
         (single("Softmax", (2, 3), axis=2), "axis 2 does not exist"),
         (single("Div", IMAGE, np.zeros(1, np.float32)), "its divisor holds a zero"),
         (single("Split", IMAGE, ints(1, 2), axis=1), "do not make up axis 1"),
+        (single("BatchNormalization", IMAGE, *[-positive(6)] * 4), "its variance c3 is negative"),
         (single("BatchNormalization", IMAGE, *[weight(5)] * 4), "its scale has shape (5,), 6 values are needed"),
     ],
 )

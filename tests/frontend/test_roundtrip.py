@@ -18,6 +18,10 @@ from tpu_deploy.ir.text import from_text, to_text
 from tpu_deploy.lowering.canonicalize import canonicalize
 
 
+def assert_every_weight_is_read(model: onnx.ModelProto) -> None:
+    assert {t.name for t in model.graph.initializer} <= {name for n in model.graph.node for name in n.input}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_onnx_to_top_and_back_computes_the_same(name: str) -> None:
     model = CASES[name]
@@ -26,9 +30,12 @@ def test_onnx_to_top_and_back_computes_the_same(name: str) -> None:
     network = import_onnx(model)
     exported = export_onnx(network)
     onnx.checker.check_model(exported, full_check=True)
+    assert_every_weight_is_read(exported)
     assert_close(run(exported, feeds), expected)
     canonicalize(network)
-    assert_close(run(export_onnx(network), feeds), expected)
+    exported = export_onnx(network)
+    assert_close(run(exported, feeds), expected)
+    assert_every_weight_is_read(exported)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -59,12 +59,9 @@ def convert_clip(node: Node) -> SSAValue:
 
 
 def _bound(node: Node, index: int, name: str, absent: float) -> float:
-    if name in node.attributes:
-        value = float(node.attributes[name])
-    elif node.has(index):
-        value = float(node.constant(index, f"its bound {name}").reshape(-1)[0])
-    else:
+    if not node.has(index):
         return absent
+    value = float(node.constant(index, f"its bound {name}").reshape(-1)[0])
     if np.isnan(value):
         node.refuse(f"its bound {name} is NaN")
     return float(np.clip(value, -LIMIT, LIMIT))

@@ -31,6 +31,10 @@ class ExportedOperation:
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]
 
+    def operand(self, index: int = 0) -> str:
+        """The ONNX name of an operand; a weight that is asked for becomes an initializer."""
+        return self._exporting.name(self.op.operands[index])
+
     @property
     def operands(self) -> list[str]:
         """ONNX names of the operands, weights included; the empty name for an absent one."""

@@ -22,9 +22,12 @@ def convert_batch_normalization(node: Node) -> SSAValue:
     for index, name in names.items():
         if node.constant(index, f"its {name}").shape != (channels,):
             node.refuse(f"its {name} has shape {node.shape(index)}, {channels} values are needed")
+    epsilon = float(node.attribute("epsilon", 1e-5))
+    if float(node.constant(4).min()) + epsilon <= 0:
+        node.refuse(f"its variance {node.proto.input[4]} is negative")
     gamma, beta, mean, variance = (node.weight(node.constant(i), i) for i in names)
     operands = [x, mean, variance, gamma, beta]
-    return node.emit("top.BatchNorm", operands, shape, epsilon=float(node.attribute("epsilon", 1e-5)))
+    return node.emit("top.BatchNorm", operands, shape, epsilon=epsilon)
 
 
 @exports("top.BatchNorm")
@@ -39,4 +42,4 @@ def export_scale(op: ExportedOperation) -> None:
     """Mul and Add of values per channel."""
     wide = (1, -1) + (1,) * (len(op.shape()) - 2)
     scale, bias = (op.constant(a.reshape(wide)) for a in (op.array(1), op.array(2)) if a is not None)
-    op.emit("Add", [op.emit("Mul", [op.operands[0], scale], [op.inner("scaled")]), bias])
+    op.emit("Add", [op.emit("Mul", [op.operand(), scale], [op.inner("scaled")]), bias])

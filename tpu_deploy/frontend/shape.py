@@ -187,9 +187,7 @@ def convert_pad(node: Node) -> SSAValue:
             return x
     if mode != "constant":
         return _pad_with_own_elements(node, x, pads, mode)
-    value = float(node.attribute("value", 0.0))
-    if node.has(2):
-        value = float(node.constant(2, "its padding value").reshape(()))
+    value = float(node.constant(2, "its padding value").reshape(())) if node.has(2) else 0.0
     if math.isnan(value):
         node.refuse("its padding value is NaN")
     value = min(max(value, -LIMIT), LIMIT)
@@ -244,7 +242,7 @@ def _own_places(node: Node, size: int, begin: int, end: int, mode: str) -> list[
 @exports("top.Reshape", "top.Squeeze", "top.Unsqueeze")
 def export_reshape(op: ExportedOperation) -> None:
     """Reshape."""
-    op.emit("Reshape", [op.operands[0], op.constant(op.result_shape)])
+    op.emit("Reshape", [op.operand(), op.constant(op.result_shape)])
 
 
 @exports("top.Permute")
@@ -264,7 +262,7 @@ def export_slice(op: ExportedOperation) -> None:
     """Slice of every axis."""
     axes = list(range(len(op.shape())))
     lists = (op["offset"], op["ends"], axes, op["steps"])
-    op.emit("Slice", [op.operands[0], *(op.constant(values) for values in lists)])
+    op.emit("Slice", [op.operand(), *(op.constant(values) for values in lists)])
 
 
 @exports("top.Split")
@@ -276,7 +274,7 @@ def export_split(op: ExportedOperation) -> None:
 @exports("top.Pad")
 def export_pad(op: ExportedOperation) -> None:
     """Pad."""
-    inputs = [op.operands[0], op.constant(op["paddings"])]
+    inputs = [op.operand(), op.constant(op["paddings"])]
     if op["mode"] == "constant":
         inputs.append(op.constant(float(op["val"])))
     op.emit("Pad", inputs, mode=op["mode"])
