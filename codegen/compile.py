@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from tpu_deploy.codegen import global_memory, schedule
+from tpu_deploy.codegen import global_memory
 from tpu_deploy.codegen.assemble import encode_groups
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, KernelModule, Net, Stage, TensorInfo
 from tpu_deploy.codegen.commands import Address, PlannedCommand, Space
-from tpu_deploy.codegen.layout import round_up
+from tpu_deploy.codegen.grouping import Planner
+from tpu_deploy.codegen.items import Item
+from tpu_deploy.codegen.sequence import NoRoom, PlacedItems, Writer, lay_out
 from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
-from tpu_deploy.codegen.works import Compute
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.chips import chip as chip_named
@@ -23,12 +23,16 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes the network takes: coefficients, context (and the least a plan needs), peak of a lane's local memory."""
+    """Bytes the network takes: coefficients, context, peak of a lane's local memory.
+
+    The lower bounds are what the tensors alive at once need in any plan.
+    """
 
     coefficients: int
     context: int
     context_lower_bound: int
     local_peak: int
+    local_lower_bound: int
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,6 @@ class Compiled:
     bmodel: Bmodel
     commands: tuple[PlannedCommand, ...]
     memory: MemoryUse
-
-
-def _pack(layout: schedule.CoefficientLayout) -> bytes:
-    """The coefficient section: every constant as the matrix its load expects."""
-    section = np.zeros(round_up(layout.size, PAGE), np.uint8)
-    for key, slot in layout.slots.items():
-        load = layout.loads[key]
-        packed = load.pack()
-        lanes, width = packed.shape
-        whole = np.zeros((lanes, slot.rows * slot.words * 4), np.uint8)
-        whole[:, :width] = packed
-        matrix = whole.reshape(lanes, slot.rows, slot.words * 4).transpose(1, 0, 2)
-        end = slot.offset + whole.size
-        section[slot.offset : end].reshape(matrix.shape)[:] = matrix
-    return section.tobytes()
 
 
 def _tensors(
@@ -74,17 +63,20 @@ def _tensors(
     return tuple(inputs), tuple(outputs)
 
 
-def emit(placement: Placement, plan: global_memory.GlobalPlan, chip: Chip) -> tuple[schedule.Emission, int]:
-    """All commands in order, and the peak of a lane's local memory."""
-    emission = schedule.Emission(chip, lambda buffer: Address(Space.CONTEXT, plan.offsets[buffer]))
-    peak = 0
-    for work in placement.works:
-        chosen = None
-        if isinstance(work, Compute):
-            chosen = schedule.plan(work, chip)
-            peak = max(peak, chosen.peak)
-        emission.add(work, chosen)
-    return emission, peak
+def arrange(placement: Placement, chip: Chip) -> tuple[list[Item], PlacedItems]:
+    """Items and their places in local memory. Groups that cannot be placed are divided until they can."""
+    outputs = frozenset(s.buffer for s in placement.outputs)
+    planner = Planner(placement.works, outputs, chip)
+    while True:
+        groups = planner.groups()
+        items = planner.items(groups)
+        try:
+            return items, lay_out(items, chip)
+        except NoRoom as problem:
+            group = groups[items[problem.item].group]
+            if not group.images:
+                raise
+            planner.refused.add((group.start, group.stop))
 
 
 def compile_network(
@@ -96,12 +88,14 @@ def compile_network(
     """
     target = chip_named(chip)
     placement = place(network, target)
-    plan = global_memory.assign(global_memory.lifetimes(placement))
-    emission, peak = emit(placement, plan, target)
-    data = _pack(emission.coefficients)
+    items, placed = arrange(placement, target)
+    plan = global_memory.assign(global_memory.lifetimes(placement, items))
+    writer = Writer(items, placed, target, lambda buffer: Address(Space.CONTEXT, plan.offsets[buffer]))
+    commands = writer.write()
+    data = writer.coefficients.pack(PAGE)
     context = target.global_base + len(data)
     bases = {Space.COEFFICIENTS: target.global_base, Space.CONTEXT: context}
-    streams = encode_groups(emission.commands, bases, target)
+    streams = encode_groups(commands, bases, target)
     inputs, outputs = _tensors(network, placement, plan, context)
     groups = tuple(CommandGroup(s.tiu, s.gdma, s.tiu_count, s.gdma_count) for s in streams)
     coefficients = Coefficients(target.global_base, data) if data else None
@@ -112,5 +106,5 @@ def compile_network(
         neuron_size=max(plan.size, PAGE),
         kernel_module=kernel_module,
     )
-    memory = MemoryUse(len(data), plan.size, plan.lower_bound, peak)
-    return Compiled(bmodel, tuple(emission.commands), memory)
+    memory = MemoryUse(len(data), plan.size, plan.lower_bound, placed.peak, placed.lower_bound)
+    return Compiled(bmodel, tuple(commands), memory)

@@ -65,10 +65,11 @@ def _tensor(fields: Fields) -> Operands:
         destination_dims = (n, fields["dst_csize"], h, w)
     elif operation != DmaTensorOp.COPY:
         raise UnsupportedCommandError(f"DMA_tensor operation {DmaTensorOp(operation).name.lower()}")
-    destination = _place(fields, "dst", destination_dims, size, broadcast)
+    unit_width = operation != DmaTensorOp.COPY
+    destination = _place(fields, "dst", destination_dims, size, unit_width)
     if fields["fill_constant_en"]:
         return Operands({}, {"destination": destination})
-    return Operands({"source": _place(fields, "src", source_dims, size, broadcast)}, {"destination": destination})
+    return Operands({"source": _place(fields, "src", source_dims, size, unit_width)}, {"destination": destination})
 
 
 def _matrix_side(fields: Fields, side: str, other: str, rows: int, columns: int, size: int) -> dict[str, Place]:
@@ -88,7 +89,7 @@ def _matrix_side(fields: Fields, side: str, other: str, rows: int, columns: int,
     if rest:
         down, at = divmod(lane + full, 64)
         dims = (rows, 1, 1, rest)
-        places[f"{other}_last"] = Place(memory, at, offset + down * step, dims, (row, step, 0, size), size)
+        places[f"{other}_last" if full else other] = Place(memory, at, offset + down * step, dims, (row, step, 0, size), size)
     return places
 
 

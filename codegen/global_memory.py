@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tpu_deploy.codegen.items import Item
 from tpu_deploy.codegen.layout import round_up
+from tpu_deploy.codegen.program import LoadOperand
 from tpu_deploy.codegen.storages import Placement
-from tpu_deploy.codegen.works import Compute, Work
+from tpu_deploy.codegen.works import Copy, FillMemory
 
 ALIGN = 4096
 """Buffers start on this boundary: what the vendor's runtime maps."""
@@ -15,7 +17,7 @@ ALIGN = 4096
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A buffer is alive from work `first` to work `last`, both included."""
+    """A buffer is alive from item `first` to item `last`, both included."""
 
     buffer: str
     size: int
@@ -32,24 +34,36 @@ class GlobalPlan:
     lower_bound: int
 
 
-def buffers_of(work: Work) -> list[str]:
-    """The buffers a work reads or writes."""
-    if isinstance(work, Compute):
-        return [s.buffer for s in (*work.operands, work.result) if s is not None]
-    return [work.target.buffer, *([work.source.buffer] if hasattr(work, "source") else [])]
+def _touched(item: Item) -> list[str]:
+    """The buffers of global memory an item reads or writes."""
+    work = item.work
+    if isinstance(work, Copy):
+        return [work.source.buffer, work.target.buffer]
+    if isinstance(work, FillMemory):
+        return [work.target.buffer]
+    assert item.program is not None
+    found = [work.result.buffer] if item.stored else []
+    for action in item.program.actions:
+        if isinstance(action, LoadOperand) and action.buffer not in item.inputs:
+            storage = work.operands[action.operand]
+            assert storage is not None
+            found.append(storage.buffer)
+    return found
 
 
-def lifetimes(placement: Placement) -> list[Lifetime]:
-    """When each buffer is alive. Inputs and outputs are alive throughout, so that a run can be repeated."""
-    end = len(placement.works)
+def lifetimes(placement: Placement, items: Sequence[Item]) -> list[Lifetime]:
+    """When each buffer that is used at all is alive, in items.
+
+    Inputs and outputs are alive throughout, so that a run can be repeated.
+    """
     first: dict[str, int] = {}
     last: dict[str, int] = {}
-    for index, work in enumerate(placement.works):
-        for buffer in buffers_of(work):
+    for index, item in enumerate(items):
+        for buffer in _touched(item):
             first.setdefault(buffer, index)
             last[buffer] = index
     for storage in (*placement.inputs, *placement.outputs):
-        first[storage.buffer], last[storage.buffer] = 0, end
+        first[storage.buffer], last[storage.buffer] = 0, len(items)
     return [Lifetime(b, round_up(max(placement.buffers[b], 1), ALIGN), first[b], last[b]) for b in first]
 
 

@@ -14,6 +14,7 @@ from tpu_deploy.codegen.hazards import LIMIT
 from tpu_deploy.codegen.isa import INSTRUCTIONS, Command
 from tpu_deploy.codegen.isa.addresses import L2_BYTES, LANE_BYTES, LANES, STATIC_BYTES
 from tpu_deploy.codegen.isa.operations import (
+    ArithmeticOp,
     DmaGeneralOp,
     DmaTensorOp,
     PoolOp,
@@ -240,10 +241,31 @@ def _arithmetic(fields: Fields, operands: Operands) -> Complaints:
             yield f"{role} has a stride of {max(strides)} elements"
         size = operands[role].itemsize
         yield from _alignment(operands, [role], VECTOR if layout == Layout.ALIGNED else size)
+    yield from _arithmetic_types(fields)
     constants = [fields[f"{prefix}_const"] for prefix in ("opd0", "opd1")][: fields["tsk_opd_num"]]
     if all(constants) and len(constants) == 2 and operands["y"].elements != 1:
         yield "both operands are constants and the result has more than one element"
     yield from _in_place(operands, ["a", "b", "c"])
+
+
+_EXTREMES = (ArithmeticOp.MAX, ArithmeticOp.MIN)
+_SELECTIONS = (ArithmeticOp.SELECT_GREATER, ArithmeticOp.SELECT_EQUAL, ArithmeticOp.SELECT_LESS)
+
+
+def _arithmetic_types(fields: Fields) -> Complaints:
+    """What the operations ask of element types; the chip model aborts or leaves garbage otherwise."""
+    operation = fields["tsk_eu_typ"]
+    a, b, y = (Precision(fields[f"{prefix}_prec"]) for prefix in ("opd0", "opd1", "res0"))
+    if operation in _EXTREMES and not (a == b == y and (a.is_float or fields["opd0_sign"] == fields["opd1_sign"])):
+        yield "the extreme of operands, or a result, of different element types"
+    if operation in _SELECTIONS and not (a == b and (a.is_float or fields["opd0_sign"] == fields["opd1_sign"])):
+        yield "compares operands of different element types"
+    if operation in _SELECTIONS and y.itemsize > a.itemsize:
+        yield "selects elements wider than those it compares"
+    if operation == ArithmeticOp.ABS and a != y:
+        yield "an absolute value of another element type"
+    if operation in (ArithmeticOp.ABS_DIFFERENCE, ArithmeticOp.DIV) and not (a == b == y and a.is_float):
+        yield f"{ArithmeticOp(operation).name.lower()} is for floats"
 
 
 @_for("RQ_DQ")
@@ -255,7 +277,7 @@ def _requantization(fields: Fields, operands: Operands) -> Complaints:
     modes = [fields["opd2_n_str"] & 7, fields["opd2_n_str"] >> 3]
     if operation in (RequantOp.RQ_FLOAT, RequantOp.DQ_FLOAT) and max(modes) > RoundMode.CEIL:
         yield "rounds a float half up or down"
-    if operation == RequantOp.RQ_INT and (x not in (Precision.I16, Precision.I32) or y not in _NARROW):
+    if operation in (RequantOp.RQ_INT, RequantOp.RQ_FLOAT) and (x not in (Precision.I16, Precision.I32) or y not in _NARROW):
         yield f"requantizes {Precision(x).name} to {Precision(y).name}; it takes I16 or I32 and gives I8 or I16"
     if operation == RequantOp.DQ_FLOAT and x not in _NARROW:
         yield f"dequantizes {Precision(x).name}; it takes I8 or I16"
@@ -337,6 +359,10 @@ def _transfer(fields: Fields, operands: Operands) -> Complaints:
     broadcasts = operation == (DmaGeneralOp.BROADCAST if general else DmaTensorOp.BROADCAST)
     if broadcasts and place.memory == "local" and place.lane + place.dims[1] > LANES:
         yield f"broadcasts to {place.dims[1]} lanes from lane {place.lane}"
+    if fields["cmd_type"] == _TENSOR and operation != DmaTensorOp.COPY and not fields["nchw_copy"]:
+        given = tuple(fields[f"dst_{axis}size"] for axis in "nchw")
+        if given != place.dims:
+            yield f"its destination has sizes {list(given)} where {list(place.dims)} arrive"
     if fields["cmd_type"] == _TENSOR and not broadcasts and "source" in operands:
         source = operands["source"].elements
         if source != place.elements:

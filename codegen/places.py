@@ -98,6 +98,14 @@ def aligned(address: int, dims: Quad, itemsize: int) -> Place:
     return Place(memory, lane, offset, dims, (_rows(c, lane) * row, row, w * itemsize, itemsize), itemsize)
 
 
+def line_aligned(address: int, dims: Quad, itemsize: int) -> Place:
+    """Like the aligned layout, and each row of elements starts on a vector boundary too."""
+    memory, lane, offset = locate_tiu(address)
+    _, c, h, w = dims
+    line = -(-w * itemsize // VECTOR) * VECTOR
+    return Place(memory, lane, offset, dims, (_rows(c, lane) * h * line, h * line, line, itemsize), itemsize)
+
+
 def compact(address: int, dims: Quad, itemsize: int) -> Place:
     """The compact layout: the channels of a lane follow each other without gaps."""
     memory, lane, offset = locate_tiu(address)

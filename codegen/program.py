@@ -16,12 +16,15 @@ from tpu_deploy.codegen.views import AxisMap, Box, Dims
 
 @dataclass(frozen=True)
 class Buffer:
-    """A piece of local memory in every lane: `bytes` long, aligned to `align`, in no bank of the buffers in `apart`."""
+    """A piece of local memory in every lane: `bytes` long, in no bank of the buffers in `apart`.
+
+    It had better not begin in the bank in which one of `away` begins: instructions on both take longer then.
+    """
 
     name: str
     bytes: int
-    align: int = 64
     apart: frozenset[str] = frozenset()
+    away: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class LoadOperand:
 
     The operand is seen under `shape` (its own, one it broadcasts to, or one of as many elements), whose axes `axes` maps
     to (n, c, h, w).
-    `into` places the box inside a larger aligned tensor: (dims of that tensor, start of the box in it).
+    Of the rows of the box only every `row_step`-th is taken. `into` places what is taken inside a larger aligned tensor
+    of no more channels than lanes: (dims of that tensor, start of the box in it).
     """
 
     operand: int
@@ -56,6 +60,13 @@ class LoadOperand:
     box: Box
     buffer: str
     into: tuple[Dims, Dims] | None = None
+    row_step: int = 1
+
+    @property
+    def dims(self) -> Dims:
+        """Sizes of what is taken."""
+        n, c, h, w = self.box.dims
+        return n, c, -(-h // self.row_step), w
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,16 @@ class LoadConstant:
 
 @dataclass(frozen=True)
 class Fill:
-    """Fills a buffer's aligned tensor with one constant (its bit pattern) by the DMA engine."""
+    """Fills a box of a buffer's aligned tensor with one constant (its bit pattern) by the DMA engine.
+
+    The box holds whole images and either all channels or, where these are no more than the lanes, a range of them.
+    """
 
     buffer: str
     dims: Dims
     itemsize: int
     value: int
+    box: Box | None = None
 
 
 @dataclass(frozen=True)

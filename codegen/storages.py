@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from tpu_deploy.codegen.emitters import EMITTERS, view
+from tpu_deploy.codegen.program import LoadOperand, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.tiles import Grid, boxes
 from tpu_deploy.codegen.views import Storage
 from tpu_deploy.codegen.works import Compute, Copy, FillMemory, Work
 from xdsl.ir import Operation, SSAValue
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, dtype_of, name_of, shape_of
 
@@ -25,11 +29,38 @@ class Placement:
     outputs: tuple[Storage, ...]
 
 
+def first_program(variant: Variant) -> TileProgram:
+    """The program of the whole result as one tile (or its first piece, where it must be cut)."""
+    return variant.tile(boxes(variant.tiling, Grid(variant.tiling.dims, "channels_outside"))[0])
+
+
+def can_transfer(storage: Storage, action: LoadOperand | StoreResult) -> bool:
+    """Whether strides can express a transfer."""
+    seen = storage.seen_as(action.shape)
+    return seen is not None and seen.as_nchw(action.axes) is not None
+
+
+def expressible(variant: Variant, operands: Sequence[Storage | None], result: Storage) -> bool:
+    """Whether strides can express every transfer of a variant."""
+    for action in first_program(variant).actions:
+        if isinstance(action, LoadOperand):
+            storage = operands[action.operand]
+            assert storage is not None
+        elif isinstance(action, StoreResult):
+            storage = result
+        else:
+            continue
+        if not can_transfer(storage, action):
+            return False
+    return True
+
+
 @dataclass
 class Placer:
     """The state while values are placed, operation by operation."""
 
     network: Network
+    chip: Chip
     homes: dict[SSAValue, tuple[SSAValue, tuple[int, ...]]]
     storages: dict[SSAValue, Storage] = field(default_factory=dict)
     works: list[Work] = field(default_factory=list)
@@ -55,6 +86,40 @@ class Placer:
             storage = self.fresh(name_of(value), dtype_of(value), shape_of(value))
         self.storages[value] = storage
         return storage
+
+    def compute(self, op: Operation) -> None:
+        """An operation with an emitter. Storages that none of its variants can be expressed on are copied."""
+        seen, result = view(self.network, op), op.results[0]
+        variants = EMITTERS[op.name](seen, self.chip)
+        operands = tuple(
+            None if tensor.constant is not None else self.storages[value]
+            for tensor, value in zip(seen.operands, op.operands, strict=True)
+        )
+        target = self.target(result)
+        fitting = [v for v in variants if expressible(v, operands, target)]
+        if not fitting:
+            fitting = variants[-1:]
+            operands = self.settled(variants[-1], operands)
+        place = target
+        if not expressible(fitting[0], operands, target):
+            place = self.fresh(f"{seen.result.name}_dense", target.dtype, target.shape)
+        self.works.append(Compute(seen, tuple(fitting), operands, place))
+        if place is not target:
+            self.works.append(Copy(seen.result.name, place, target))
+
+    def settled(self, variant: Variant, operands: Sequence[Storage | None]) -> tuple[Storage | None, ...]:
+        """The operands, copied to what the variant loads where strides cannot express that."""
+        found = list(operands)
+        for action in first_program(variant).actions:
+            if not isinstance(action, LoadOperand):
+                continue
+            storage = found[action.operand]
+            assert storage is not None
+            if can_transfer(storage, action):
+                continue
+            whole = storage if storage.elements == prod(action.shape) else storage.broadcast_to(action.shape)
+            found[action.operand] = self.copied(f"{storage.buffer}_dense", whole)
+        return tuple(found)
 
     def copied(self, name: str, source: Storage) -> Storage:
         """A contiguous copy of a storage."""
@@ -97,7 +162,9 @@ def _permute(placer: Placer, op: Operation) -> None:
 def _slice(placer: Placer, op: Operation) -> None:
     attributes = attributes_of(op)
     source, shape = placer.storages[op.operands[0]], shape_of(op.results[0])
-    placer.storages[op.results[0]] = source.sliced(attributes["offset"], attributes["steps"], shape)
+    part = source.sliced(attributes["offset"], attributes["steps"], shape)
+    backwards = any(step < 0 and size > 1 for step, size in zip(attributes["steps"], shape, strict=True))
+    placer.storages[op.results[0]] = placer.copied(name_of(op), part) if backwards else part
 
 
 def _concat(placer: Placer, op: Operation) -> None:
@@ -148,21 +215,16 @@ def _outputs(placer: Placer, inputs: set[str]) -> tuple[Storage, ...]:
     return tuple(found)
 
 
-def place(network: Network) -> Placement:
+def place(network: Network, chip: Chip) -> Placement:
     """Storages and works of a TPU network."""
-    placer = Placer(network, _homes(network))
+    placer = Placer(network, chip, _homes(network))
     for value in network.inputs:
         placer.storages[value] = placer.fresh(name_of(value), dtype_of(value), shape_of(value))
     inputs = tuple(placer.storages[v] for v in network.inputs)
     for op in network.operations:
         if op.name in VIEWS:
             VIEWS[op.name](placer, op)
-            continue
-        seen = view(network, op)
-        operands = tuple(
-            None if t.constant is not None else placer.storages[v]
-            for t, v in zip(seen.operands, op.operands, strict=True)
-        )
-        placer.works.append(Compute(seen, operands, placer.target(op.results[0])))
+        else:
+            placer.compute(op)
     outputs = _outputs(placer, {s.buffer for s in inputs})
     return Placement(tuple(placer.works), placer.buffers, inputs, outputs)

@@ -23,7 +23,7 @@ from tpu_deploy.codegen.isa.operations import (
     TransposeOp,
 )
 from tpu_deploy.codegen.isa.precision import Layout, Precision
-from tpu_deploy.codegen.places import Place, Quad, aligned, compact, in_every_lane, slots, strided
+from tpu_deploy.codegen.places import Place, Quad, aligned, compact, in_every_lane, line_aligned, slots, strided
 
 Fields = Mapping[str, int]
 
@@ -226,7 +226,8 @@ def _transposition(fields: Fields) -> Operands:
         return Operands({"x": aligned(x, (n, channels, h, w), size)}, {"y": aligned(y, dims, size)})
     if operation in (TransposeOp.CW, TransposeOp.WC):
         source = (n, fields["opd0_c"], h, fields["opd0_w"])
-        return Operands({"x": aligned(x, source, size)}, {"y": aligned(y, dims, size)})
+        place = line_aligned if operation == TransposeOp.CW else aligned
+        return Operands({"x": aligned(x, source, size)}, {"y": place(y, dims, size)})
     if operation == TransposeOp.STATIC_BROADCAST:
         return Operands({"x": compact(x, (1, 1, 1, w), size)}, {"y": in_every_lane(y, c, (1, c, 1, w), size)})
     return Operands({"x": compact(x, (1, c, 1, 1), size)}, {"y": compact(y, (1, c, 1, 1), size)})

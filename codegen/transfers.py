@@ -31,6 +31,8 @@ def _tensor(
         fields[f"src_{letter}size"] = size
         fields[f"src_{letter}stride"] = near
         fields[f"dst_{letter}stride"] = far
+    if dims[2] == 1:  # a single row is a dense one
+        fields["src_hstride"] = fields["dst_hstride"] = dims[3]
     addresses = {"src": source[0], "dst": target[0]}
     return PlannedCommand("DMA_tensor", "GDMA", fields, addresses, local[0], local[1], origin)
 
@@ -74,42 +76,39 @@ def _legal_nchw(
         yield at_near, at_far, (na, c, nr, nk), near, far
 
 
-def between_global_and_local(
-    storage: tuple[Address, int],
+def move(
+    itemsize: int,
     dims: Dims,
-    strides: Dims,
-    local_offset: int,
-    local_strides: Dims,
+    source: tuple[Address, Dims],
+    target: tuple[Address, Dims],
+    reads: tuple[LocalRange, ...],
+    writes: tuple[LocalRange, ...],
     chip: Chip,
-    *,
-    load: bool,
-    span: LocalRange,
     origin: str,
 ) -> list[PlannedCommand]:
-    """Commands that load (or store) a box: `storage` is (address of its first element, item size)."""
-    base, itemsize = storage
+    """Commands that move a box; each end is (address of its first element, strides in elements).
+
+    In local memory channel k of the box lies k lanes on, and the c stride is from one group of 64 channels to the next.
+    """
+    (begin, near), (end, far) = source, target
     commands = []
-    for far, near, sizes, global_strides, lane_strides in _legal_nchw(dims, strides, local_strides, itemsize, chip):
-        outside = Address(base.space, base.offset + far * itemsize)
-        inside = Address(Space.LOCAL, local_offset + near * itemsize)
-        if load:
-            ends = ((outside, global_strides), (inside, lane_strides), ((), (span,)))
-        else:
-            ends = ((inside, lane_strides), (outside, global_strides), ((span,), ()))
-        commands.append(_tensor(itemsize, sizes, *ends, origin))
+    for at_near, at_far, sizes, steps, others in _legal_nchw(dims, near, far, itemsize, chip):
+        first = Address(begin.space, begin.offset + at_near * itemsize, begin.lane)
+        last = Address(end.space, end.offset + at_far * itemsize, end.lane)
+        commands.append(_tensor(itemsize, sizes, (first, steps), (last, others), (reads, writes), origin))
     return commands
 
 
 def fill_local(
-    dims: Dims, strides: Dims, itemsize: int, value: int, offset: int, span: LocalRange, origin: str
+    dims: Dims, strides: Dims, itemsize: int, value: int, address: Address, span: LocalRange, origin: str
 ) -> PlannedCommand:
-    """Fills an aligned tensor in local memory with one bit pattern."""
+    """Fills a box of an aligned tensor in local memory with one bit pattern."""
     fields = {"stride_enable": 1, "fill_constant_en": 1, "src_data_format": FORMAT[itemsize], **FULL_MASK}
     fields["constant_value"] = value
     for letter, size, stride in zip("nchw", dims, strides, strict=True):
         fields[f"dst_{letter}size"] = size
         fields[f"dst_{letter}stride"] = stride
-    return PlannedCommand("DMA_tensor", "GDMA", fields, {"dst": Address(Space.LOCAL, offset)}, (), (span,), origin)
+    return PlannedCommand("DMA_tensor", "GDMA", fields, {"dst": address}, (), (span,), origin)
 
 
 def constant_shape(lanes: int, row_bytes: int, chip: Chip) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def unary_tile(
     tensors = (x, *scratch, y)
     names = frozenset(t.buffer for t in tensors)
     buffers = tuple(
-        Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip), apart=names - {t.buffer}) for t in tensors
+        Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip), away=names - {t.buffer}) for t in tensors
     )
     axes = canonical_axes(len(seen))
     load, store = LoadOperand(0, seen, axes, box, "x"), StoreResult(seen, axes, box, "y")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +14,7 @@ from tpu_deploy.codegen.emitters.instructions import Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
-from tpu_deploy.codegen.layout import aligned_bytes, channel_groups, round_up
+from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides, channel_groups, round_up
 from tpu_deploy.codegen.program import (
     Access,
     Action,
@@ -32,6 +33,11 @@ from tpu_deploy.chips import Chip
 from tpu_deploy.ir import geometry
 
 I32 = np.dtype(np.int32)
+
+ACC_BUDGET = 32768
+"""Bytes of a lane that int32 sums may take at a time: the larger, the fewer commands; the smaller, the more room."""
+MAX_STRIDE = 65536
+"""Strides of a convolution's input have 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -132,62 +138,142 @@ def _pack_dense(problem: Problem, first: int, last: int) -> packing.Bytes:
     return np.concatenate([packing.rows_by_lane(slots, chip), packing.rows_by_lane(filters, chip)], axis=1)
 
 
-def _finish(problem: Problem, acc: Local, y: Local, table: Access) -> list[Action]:
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a tile that is summed up at a time: images, groups of 64 channels and rows, each [start, stop)."""
+
+    images: tuple[int, int]
+    slots: tuple[int, int]
+    rows: tuple[int, int]
+
+
+def chunks(dims: Dims, chip: Chip, row_quantum: int = 0) -> list[Chunk]:
+    """Parts of a tile whose int32 sums stay within ACC_BUDGET where the layout allows it.
+
+    One image's channel groups follow each other in the aligned layout, and so do one group's rows (cut at multiples of
+    `row_quantum`; 0: not at all), so a part is a tensor in the same layout at an offset.
+    """
+    n, c, h, _ = dims
+    slots = channel_groups(c, chip)
+    if aligned_bytes(dims, 4, chip) <= ACC_BUDGET:
+        return [Chunk((0, n), (0, slots), (0, h))]
+    one = aligned_bytes((1, *dims[1:]), 4, chip)
+    if one <= ACC_BUDGET:
+        return [Chunk((k, k + 1), (0, slots), (0, h)) for k in range(n)]
+    single = one // slots
+    if single <= ACC_BUDGET or not row_quantum:
+        step = max(1, ACC_BUDGET // single)
+        cuts = [(g, min(g + step, slots)) for g in range(0, slots, step)]
+        return [Chunk((k, k + 1), cut, (0, h)) for k in range(n) for cut in cuts]
+    rows = max(row_quantum, h * ACC_BUDGET // single // row_quantum * row_quantum)
+    lines = [(r, min(r + rows, h)) for r in range(0, h, rows)]
+    return [Chunk((k, k + 1), (g, g + 1), line) for k in range(n) for g in range(slots) for line in lines]
+
+
+def part_of(tensor: Local, chunk: Chunk, chip: Chip) -> Local:
+    """The part of an aligned tensor that a chunk covers."""
+    _, c, _, w = tensor.dims
+    whole = aligned_strides(tensor.dims, tensor.dtype.itemsize, chip)
+    first, last = chunk.slots
+    channels = min(last * chip.lanes, c) - first * chip.lanes
+    dims = (chunk.images[1] - chunk.images[0], channels, chunk.rows[1] - chunk.rows[0], w)
+    elements = chunk.images[0] * whole[0] + first * whole[1] + chunk.rows[0] * whole[2]
+    return Local(tensor.buffer, dims, tensor.dtype, tensor.offset + elements * tensor.dtype.itemsize)
+
+
+def _finish(acc: Local, y: Local, table: Access, chip: Chip) -> list[Action]:
     """Bias and requantization of int32 sums by the slots of a table."""
-    chip = problem.chip
     channels = y.dims[1]
-    bias = Local(
-        table.buffer,
-        (1, channels, 1, 1),
-        I32,
-        table.start + packing.BIAS_OFFSET,
-        (0, packing.SLOT_BYTES // 4, 0, 0),
-    )
+    strides = (0, packing.SLOT_BYTES // 4, 0, 0)
+    bias = Local(table.buffer, (1, channels, 1, 1), I32, table.start + packing.BIAS_OFFSET, strides)
     return [
         tiu.arithmetic(ArithmeticOp.ADDS, acc, acc, bias, chip),
         tiu.requantize_channels(y, acc, table, chip),
     ]
 
 
+def _row_quantum(x: Local, y: Local, chip: Chip) -> int:
+    """Rows of the result that a chunk must be a multiple of so that it begins on a vector; 0 where it cannot be cut."""
+    if aligned_strides(x.dims, x.dtype.itemsize, chip)[1] >= MAX_STRIDE:
+        return 0
+    return chip.vector_bytes // math.gcd(y.dims[3], chip.vector_bytes)
+
+
+def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, height: int) -> tuple[Local, Window]:
+    """The rows of the input that a chunk of the result reads, and the window over them."""
+    _, c, h, w = x.dims
+    strides = aligned_strides(x.dims, x.dtype.itemsize, problem.chip)
+    images = chunk.images[1] - chunk.images[0]
+    base = x.offset + chunk.images[0] * strides[0]
+    if chunk.rows == (0, height):
+        return Local(x.buffer, (images, c, h, w), x.dtype, base), window
+    first, last, top, bottom = geometry.input_range(
+        *chunk.rows, h, window.kernel[0], window.strides[0], window.pads[0], window.dilations[0]
+    )
+    pads = (top, window.pads[1], bottom, window.pads[3])
+    part = Local(x.buffer, (images, c, last - first, w), x.dtype, base + first * w, strides)
+    return part, replace(window, pads=pads)
+
+
+def dense_steps(
+    problem: Problem, x: Local, window: Window, acc: str, y: Local, constants: Buffer, table: int
+) -> tuple[Buffer, list[Action]]:
+    """The steps of a convolution into `y`, part by part, and the buffer of sums they need.
+
+    The constants hold the requantization table and from byte `table` on the filters.
+    """
+    chip = problem.chip
+    actions: list[Action] = []
+    size = 0
+    filter_bytes = packing.conv_filter_bytes(x.dims[1], *window.kernel, chip.conv_block_i8)
+    for chunk in chunks(y.dims, chip, _row_quantum(x, y, chip)):
+        target = part_of(y, chunk, chip)
+        source, over = _chunk_window(problem, x, window, chunk, y.dims[2])
+        first, last = chunk.slots
+        sums = Local(acc, target.dims, I32)
+        size = max(size, aligned_bytes(target.dims, 4, chip))
+        filters = Access(constants.name, table + first * filter_bytes, table + last * filter_bytes)
+        slots = Access(constants.name, first * packing.SLOT_BYTES, last * packing.SLOT_BYTES)
+        actions += [tiu.convolution(sums, source, filters, over, chip), *_finish(sums, target, slots, chip)]
+    return Buffer(acc, size, away=frozenset({y.buffer})), actions
+
+
 def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[list[Buffer], list[Action]]:
-    """The part of a tile that belongs to one group, the `place`-th of the tile."""
+    """The part of a tile that belongs to one group; neighbours use buffers by turns (`place` 0 or 1)."""
     op, chip = problem.op, problem.chip
     size = problem.channels_out
     first, last = max(box.start[1], group * size), min(box.stop[1], (group + 1) * size)
     part = Box((box.start[0], first, *box.start[2:]), (box.stop[0], last, *box.stop[2:]))
     low = group * problem.channels_in
-    buffer, actions, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{place}", problem.zero)
+    buffer, loads, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{place}", problem.zero)
     slots = channel_groups(last - first, chip)
     table = slots * packing.SLOT_BYTES
     row = table + slots * packing.conv_filter_bytes(problem.channels_in, *problem.kernel, chip.conv_block_i8)
-    constants = f"weights{place}"
-    acc, y = Local(f"acc{place}", part.dims, I32), Local(f"y{place}", part.dims, op.result.dtype)
-    buffers = [
-        buffer,
-        Buffer(constants, row),
-        Buffer(acc.buffer, aligned_bytes(part.dims, 4, chip), apart=frozenset({y.buffer, constants})),
-        Buffer(y.buffer, aligned_bytes(part.dims, 1, chip)),
-    ]
+    constants = Buffer(f"weights{place}", row)
+    y = Local(f"y{place}", part.dims, op.result.dtype)
+    acc, steps = dense_steps(problem, x, window, f"acc{place}", y, constants, table)
+    pack = partial(_pack_dense, problem, first, last)
     key = f"{op.result.name}:{first}:{last}"
     actions = [
-        LoadConstant(key, min(last - first, chip.lanes), row, constants, partial(_pack_dense, problem, first, last)),
-        *actions,
-        tiu.convolution(acc, x, Access(constants, table, row), window, chip),
-        *_finish(problem, acc, y, Access(constants, 0, table)),
+        LoadConstant(key, min(last - first, chip.lanes), row, constants.name, pack),
+        *loads,
+        *steps,
         StoreResult(op.result.shape, problem.axes, part, y.buffer),
     ]
-    return buffers, actions
+    return [buffer, constants, acc, Buffer(y.buffer, aligned_bytes(part.dims, 1, chip))], actions
 
 
 def _dense_tile(problem: Problem, box: Box) -> TileProgram:
-    buffers: list[Buffer] = []
+    buffers: dict[str, Buffer] = {}
     actions: list[Action] = []
     size = problem.channels_out
     for place, group in enumerate(range(box.start[1] // size, (box.stop[1] - 1) // size + 1)):
-        more_buffers, more_actions = _dense_group(problem, box, group, place)
-        buffers += more_buffers
+        more_buffers, more_actions = _dense_group(problem, box, group, place % 2)
+        for buffer in more_buffers:
+            known = buffers.get(buffer.name, buffer)
+            buffers[buffer.name] = replace(buffer, bytes=max(buffer.bytes, known.bytes))
         actions += more_actions
-    return TileProgram(tuple(buffers), tuple(actions))
+    return TileProgram(tuple(buffers.values()), tuple(actions))
 
 
 def _pack_depthwise(problem: Problem, first: int, last: int, bias_start: int, filter_start: int) -> packing.Bytes:
@@ -213,22 +299,36 @@ def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
     bias_start = slots * packing.SLOT_BYTES
     filter_start = round_up(bias_start + slots * 4, chip.vector_bytes)
     row = filter_start + slots * problem.kernel[0] * problem.kernel[1]
-    acc, y = Local("acc", box.dims, I32), Local("y", box.dims, op.result.dtype)
+    y = Local("y", box.dims, op.result.dtype)
+    pack = partial(_pack_depthwise, problem, first, last, bias_start, filter_start)
+    taps = problem.kernel[0] * problem.kernel[1]
+    steps: list[Action] = []
+    size = 0
+    for chunk in chunks(box.dims, chip):
+        low, high = chunk.slots
+        target, source = part_of(y, chunk, chip), part_of(x, replace(chunk, rows=(0, x.dims[2])), chip)
+        sums = Local("acc", target.dims, I32)
+        size = max(size, aligned_bytes(target.dims, 4, chip))
+        weights = Access("weights", filter_start + low * taps, filter_start + high * taps)
+        bias = Access("weights", bias_start + low * 4, bias_start + high * 4)
+        slots_read = Access("weights", low * packing.SLOT_BYTES, high * packing.SLOT_BYTES)
+        steps += [
+            tiu.pooling(PoolOp.DEPTHWISE, sums, source, window, chip, weights=weights, bias=bias),
+            tiu.requantize_channels(target, sums, slots_read, chip),
+        ]
     buffers = (
         buffer,
         Buffer("weights", row),
-        Buffer("acc", aligned_bytes(box.dims, 4, chip), apart=frozenset({"y", "weights"})),
+        Buffer("acc", size, away=frozenset({"y"})),
         Buffer("y", aligned_bytes(box.dims, 1, chip)),
     )
-    pack = partial(_pack_depthwise, problem, first, last, bias_start, filter_start)
-    weights, bias = Access("weights", filter_start, row), Access("weights", bias_start, filter_start)
+    key = f"{op.result.name}:{first}:{last}"
     return TileProgram(
         buffers,
         (
-            LoadConstant(f"{op.result.name}:{first}:{last}", min(last - first, chip.lanes), row, "weights", pack),
+            LoadConstant(key, min(last - first, chip.lanes), row, "weights", pack),
             *actions,
-            tiu.pooling(PoolOp.DEPTHWISE, acc, x, window, chip, weights=weights, bias=bias),
-            tiu.requantize_channels(y, acc, Access("weights", 0, bias_start), chip),
+            *steps,
             StoreResult(op.result.shape, problem.axes, box, "y"),
         ),
     )

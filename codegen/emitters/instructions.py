@@ -186,6 +186,9 @@ def convolution(result: Local, x: Local, weights: Access, window: Window, chip: 
         **_sizes("opd0", x.dims, "chw"),
         **window.fields(),
     }
+    if x.strides is not None:
+        fields["opd0_str"] = int(Layout.FREE_STRIDE)
+        fields |= {f"opd0_{k}_str": s for k, s in zip("nchw", x.strides, strict=True)}
     addresses = {"res0_addr": result.ref, "opd0_addr": x.ref, "opd1_addr": Ref(weights.buffer, weights.start)}
     written = result.access(chip)
     reads = (x.access(chip), weights, *((written,) if add else ()))

@@ -119,7 +119,7 @@ def _average_tile(problem: Problem, box: Box) -> TileProgram:
     wide = aligned_bytes(box.dims, 4, chip)
     buffers = _buffers(
         parts,
-        Buffer("sum", wide, apart=frozenset({"y"})),
+        Buffer("sum", wide, away=frozenset({"y"})),
         Buffer("more", wide),
         Buffer("y", aligned_bytes(box.dims, 1, chip)),
     )

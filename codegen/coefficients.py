@@ -1,0 +1,55 @@
+"""Where packed constants lie among the coefficients of a network, and their bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tpu_deploy.codegen import transfers
+from tpu_deploy.codegen.layout import round_up
+from tpu_deploy.codegen.program import LoadConstant
+
+from tpu_deploy.chips import Chip
+
+
+@dataclass(frozen=True)
+class ConstantSlot:
+    """Offset of a constant, and the matrix (rows, 32-bit words a lane) that holds it for `lanes` lanes."""
+
+    offset: int
+    lanes: int
+    rows: int
+    words: int
+
+
+class CoefficientLayout:
+    """Hands out places for constants, in order of first use; equal keys share one."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.chip = chip
+        self.size = 0
+        self._slots: dict[str, ConstantSlot] = {}
+        self._loads: dict[str, LoadConstant] = {}
+
+    def slot(self, load: LoadConstant) -> ConstantSlot:
+        """The place of a constant."""
+        if load.key not in self._slots:
+            rows, words = transfers.constant_shape(load.lanes, load.row_bytes, self.chip)
+            self._slots[load.key] = ConstantSlot(self.size, load.lanes, rows, words)
+            self._loads[load.key] = load
+            self.size = round_up(self.size + rows * words * load.lanes * 4, 64)
+        return self._slots[load.key]
+
+    def pack(self, align: int) -> bytes:
+        """All constants, each as the matrix its load expects, padded to `align` bytes."""
+        section = np.zeros(round_up(self.size, align), np.uint8)
+        for key, slot in self._slots.items():
+            packed = self._loads[key].pack()
+            lanes, width = packed.shape
+            row = slot.words * 4
+            place = section[slot.offset : slot.offset + slot.rows * lanes * row].reshape(slot.rows, lanes, row)
+            whole = width // row
+            place[:whole] = packed[:, : whole * row].reshape(lanes, whole, row).transpose(1, 0, 2)
+            if width % row:
+                place[whole, :, : width % row] = packed[:, whole * row :]
+        return section.tobytes()

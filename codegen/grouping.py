@@ -1,0 +1,403 @@
+"""Layer groups: which computations keep their values in local memory, and in how many slices of the batch.
+
+A group runs over its slices one after another, all its operations in each. Values that its later operations read stay in
+local memory; others come from and go to global memory. An operation whose slice of one image does not fit is a group of
+its own, cut into tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+
+from tpu_deploy.codegen import tile_plan
+from tpu_deploy.codegen.items import Item, Resident, load_key
+from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.views import Box, Dims, Storage
+from tpu_deploy.codegen.works import Compute, Copy, Work
+
+from tpu_deploy.chips import Chip
+
+ROOM = 0.92
+"""The share of local memory that the values of a group may take by the estimate: placing them exactly takes more."""
+SLICE_OVERHEAD = 100.0
+"""What an operation of one more slice costs, in bytes of transfer: short commands that wait for each other."""
+
+STORE_WEIGHT = 1.4
+"""A byte stored takes as long as this many loaded."""
+
+Place = tuple[str, int, Dims, Dims]
+"""Where a tensor seen as (n, c, h, w) lies: buffer, offset, sizes, strides (0 along sizes of 1)."""
+
+
+def place_of(storage: Storage, shape: tuple[int, ...], axes: object) -> Place | None:
+    """The place of a storage under a shape and axis map."""
+    seen = storage.seen_as(shape)
+    if seen is None:
+        return None
+    found = seen.as_nchw(axes)  # type: ignore[arg-type]
+    if found is None:
+        return None
+    dims, strides = found
+    fixed = tuple(s if k > 1 else 0 for s, k in zip(strides, dims, strict=True))
+    return storage.buffer, seen.offset, dims, fixed  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A computation uncut but for the batch: its program for a slice of `images`, and where its tensors lie."""
+
+    work: Compute
+    variant: Variant
+    images: int
+
+    @cached_property
+    def program(self) -> TileProgram:
+        """The program of the first slice."""
+        n, c, h, w = self.variant.tiling.dims
+        return self.variant.tile(Box((0, 0, 0, 0), (min(self.images, n), c, h, w)))
+
+    @cached_property
+    def operands(self) -> dict[str, tuple[Place | None, LoadOperand]]:
+        """Buffer of each operand that one load fills whole: its place, and the load."""
+        found: dict[str, list[LoadOperand]] = {}
+        for action in self.program.actions:
+            if isinstance(action, LoadOperand):
+                found.setdefault(action.buffer, []).append(action)
+        written = {w.buffer for a in self.program.actions if isinstance(a, Step) for w in a.writes}
+        places = {}
+        for buffer, loads in found.items():
+            storage = self.work.operands[loads[0].operand]
+            assert storage is not None
+            plain = len(loads) == 1 and loads[0].into is None and loads[0].row_step == 1 and buffer not in written
+            places[buffer] = (place_of(storage, loads[0].shape, loads[0].axes) if plain else None, loads[0])
+        return places
+
+    @cached_property
+    def result(self) -> tuple[Place | None, str]:
+        """The place of the result if one store takes all of it, and the buffer it is stored from."""
+        stores = [a for a in self.program.actions if isinstance(a, StoreResult)]
+        single = len(stores) == 1
+        return (place_of(self.work.result, stores[0].shape, stores[0].axes) if single else None), stores[0].buffer
+
+    @property
+    def program_dims(self) -> Dims:
+        """Sizes of one slice's result."""
+        n, c, h, w = self.variant.tiling.dims
+        return min(self.images, n), c, h, w
+
+    def source(self, load: LoadOperand) -> str:
+        """The buffer of global memory a load reads."""
+        storage = self.work.operands[load.operand]
+        assert storage is not None
+        return storage.buffer
+
+    def itemsize(self, load: LoadOperand) -> int:
+        """Bytes of an element of what a load brings."""
+        storage = self.work.operands[load.operand]
+        assert storage is not None
+        return storage.dtype.itemsize
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each buffer."""
+        return {b.name: b.bytes for b in self.program.buffers}
+
+    @cached_property
+    def constants(self) -> dict[str, str]:
+        """Buffer of each constant, and its key."""
+        return {a.buffer: a.key for a in self.program.actions if isinstance(a, LoadConstant)}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Works [start, stop) in slices of `images`; `images` 0: one work cut into tiles, or one of the DMA engine."""
+
+    start: int
+    stop: int
+    images: int = 0
+    holds_constants: bool = True
+
+
+@dataclass
+class Planner:
+    """Chooses groups for a list of works."""
+
+    works: Sequence[Work]
+    kept_buffers: frozenset[str]
+    chip: Chip
+    refused: set[tuple[int, int]] = field(default_factory=set)
+    wholes: dict[tuple[int, int], list[Whole]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.readers: dict[str, list[int]] = {}
+        for index, work in enumerate(self.works):
+            for storage in _reads(work):
+                self.readers.setdefault(storage.buffer, []).append(index)
+
+    @cached_property
+    def batch(self) -> int:
+        """The largest number of images of any result."""
+        return max((w.variants[-1].tiling.dims[0] for w in self.works if isinstance(w, Compute)), default=1)
+
+    def whole(self, index: int, images: int) -> list[Whole]:
+        """The forms of a work that can run in slices of `images`, the one that suits residents last."""
+        key = (index, images)
+        if key not in self.wholes:
+            work = self.works[index]
+            assert isinstance(work, Compute)
+            self.wholes[key] = [
+                Whole(work, grown(variant, self.chip), images)
+                for variant in work.variants
+                if not any(variant.tiling.cuts) and (images == self.batch or variant.tiling.dims[0] == self.batch)
+            ]
+        return self.wholes[key]
+
+    def form(self, index: int, images: int, made: Mapping[Place, object]) -> Whole | None:
+        """The form that takes most operands from residents; where it takes none, the preferred one unless a later work
+        can take the result of the last one from local memory."""
+        options = self.whole(index, images)
+        if not options:
+            return None
+        best = max(options, key=lambda f: sum(p in made for p, _ in f.operands.values()))
+        if any(p in made for p, _ in best.operands.values()):
+            return best
+        return options[-1] if self._is_wanted(index, options[-1]) else options[0]
+
+    def _is_wanted(self, index: int, form: Whole) -> bool:
+        """Whether a later work can take a form's result from local memory."""
+        place = form.result[0]
+        for reader in self.readers.get(form.work.result.buffer, []):
+            if reader > index and isinstance(self.works[reader], Compute):
+                options = self.whole(reader, form.images)
+                if options and place is not None and any(p == place for p, _ in options[0].operands.values()):
+                    return True
+        return False
+
+    def groups(self) -> list[Group]:
+        """The cheapest division found by dynamic programming over the ends of groups."""
+        count = len(self.works)
+        best: list[tuple[float, Group | None]] = [(0.0, None)] + [(float("inf"), None)] * count
+        sizes = _slice_sizes(self.batch)
+        for start in range(count):
+            if best[start][0] == float("inf"):
+                continue
+            for cost, group in self._from(start, sizes):
+                total = best[start][0] + cost
+                if total < best[group.stop][0]:
+                    best[group.stop] = (total, group)
+        found: list[Group] = []
+        end = count
+        while end:
+            group = best[end][1]
+            assert group is not None
+            found.append(group)
+            end = group.start
+        return found[::-1]
+
+    def _from(self, start: int, sizes: Sequence[int]) -> Iterator[tuple[float, Group]]:
+        """Groups that begin with a work, and what they cost: bytes moved, weighed."""
+        work = self.works[start]
+        if not isinstance(work, Compute):
+            yield 0.0, Group(start, start + 1)
+            return
+        yield self._tiled_cost(work), Group(start, start + 1)
+        for images in sizes:
+            yield from self._grow(start, images)
+
+    def _tiled_cost(self, work: Compute) -> float:
+        """A work by itself: everything it touches is moved, constants perhaps more than once."""
+        moved = _bytes(work.result) + sum(_bytes(s) for s in work.operands if s is not None)
+        return 1.25 * moved + SLICE_OVERHEAD
+
+    def _grow(self, start: int, images: int) -> Iterator[tuple[float, Group]]:
+        """The groups from a work in slices of `images`, longer and longer while they fit."""
+        measure = Measure(self, start, images)
+        room = self.chip.lane_bytes * ROOM
+        for stop in range(start + 1, len(self.works) + 1):
+            if not isinstance(self.works[stop - 1], Compute) or (start, stop) in self.refused:
+                return
+            if not measure.add(stop - 1) or measure.peak > room:
+                return
+            holds = measure.peak + measure.constant_bytes <= room
+            yield measure.cost(holds), Group(start, stop, images, holds)
+
+    def items(self, groups: Sequence[Group]) -> list[Item]:
+        """The items of all groups, in order."""
+        found: list[Item] = []
+        for number, group in enumerate(groups):
+            work = self.works[group.start]
+            if group.images:
+                found += self._group_items(group, number)
+            elif isinstance(work, Compute):
+                found += self._tile_items(work, number)
+            else:
+                found.append(Item(work, group=number))
+        return found
+
+    def _tile_items(self, work: Compute, number: int) -> list[Item]:
+        chosen = tile_plan.plan_tiles(work, self.chip)
+        items = []
+        for program in chosen.programs:
+            stored = frozenset(a.buffer for a in program.actions if isinstance(a, StoreResult))
+            items.append(Item(work, program, stored=stored, held=chosen.held, group=number))
+        return items
+
+    def _group_items(self, group: Group, number: int) -> list[Item]:
+        measure = Measure(self, group.start, group.images)
+        for index in range(group.start, group.stop):
+            measure.add(index)
+        stored = [measure.is_stored(k) for k in range(len(measure.forms))]
+        slices = self.batch // group.images
+        items = []
+        for part in range(slices):
+            made: dict[Place, Resident] = {}
+            own = [
+                self._group_item(form, part, must_store, made, number)
+                for form, must_store in zip(measure.forms, stored, strict=True)
+            ]
+            shared = _loaded_twice(own)
+            keys = shared | _constant_keys(own) if slices == 1 or group.holds_constants else shared
+            items += [replace(item, held=keys) for item in own]
+        return items
+
+    def _group_item(self, form: Whole, part: int, must_store: bool, made: dict[Place, Resident], number: int) -> Item:
+        n, c, h, w = form.variant.tiling.dims
+        first, last = (part * form.images, (part + 1) * form.images) if n == self.batch else (0, n)
+        program = form.variant.tile(Box((first, 0, 0, 0), (last, c, h, w)))
+        inputs = {b: made[p] for b, (p, _) in form.operands.items() if p is not None and p in made}
+        place, buffer = form.result
+        stores = [a for a in program.actions if isinstance(a, StoreResult)]
+        results = {}
+        if place is not None:
+            made[place] = Resident(f"{number}.{part}:{place}", stores[0].box, stores[0].box.dims)
+            results[buffer] = made[place]
+        stored = frozenset(a.buffer for a in stores) if must_store else frozenset()
+        return Item(form.work, program, inputs, results, stored, frozenset(), number)
+
+
+def _constant_keys(items: Sequence[Item]) -> frozenset[str]:
+    """The keys of all constants."""
+    return frozenset(
+        a.key for i in items if i.program is not None for a in i.program.actions if isinstance(a, LoadConstant)
+    )
+
+
+def _loaded_twice(items: Sequence[Item]) -> frozenset[str]:
+    """Keys of operand loads that several items make and none writes over."""
+    count: dict[str, int] = {}
+    for item in items:
+        assert item.program is not None
+        written = {w.buffer for a in item.program.actions if isinstance(a, Step) for w in a.writes}
+        for action in item.program.actions:
+            if isinstance(action, LoadOperand) and action.buffer not in item.inputs:
+                key = load_key(item.compute, action)
+                count[key] = count.get(key, 0) + (1 if action.buffer not in written else -1000)
+    return frozenset(k for k, n in count.items() if n > 1)
+
+
+class Measure:
+    """What a group of works takes and moves when it runs in slices; works are added one by one."""
+
+    def __init__(self, planner: Planner, start: int, images: int) -> None:
+        self.planner = planner
+        self.start, self.images = start, images
+        self.forms: list[Whole] = []
+        self.made: dict[Place, int] = {}
+        self.last: dict[Place, int] = {}
+        self.taken: list[int] = []
+        """How many later works take each result from local memory."""
+        self.alive: list[int] = []
+        """Bytes in use while each work runs, without what later works still need."""
+        self.constant_bytes = 0
+        self.loaded = 0.0
+        self.peak = 0
+
+    def add(self, index: int) -> bool:
+        """Adds a work; False when no form of it can run in such slices."""
+        form = self.planner.form(index, self.images, self.made)
+        if form is None:
+            return False
+        offset = len(self.forms)
+        self.forms.append(form)
+        self.taken.append(0)
+        own = 0
+        bound: set[str] = set()
+        for buffer, (place, load) in form.operands.items():
+            if place is not None and place in self.made:
+                self._keep(place, offset)
+                if load.box.dims[1:] == place[2][1:]:
+                    bound.add(buffer)
+                    continue
+            else:
+                self.loaded += prod(load.dims) * form.itemsize(load)
+        for place in {p for p, _ in form.operands.values() if p is not None and p in self.made}:
+            reads = [p for p, load in form.operands.values() if form.source(load) == place[0]]
+            self.taken[self.made[place]] += all(p == place for p in reads)
+        place, buffer = form.result
+        for name, size in form.sizes.items():
+            if name in form.constants:
+                self.constant_bytes += size
+            if name not in bound:
+                own += size
+        held = sum(
+            self.forms[self.made[p]].sizes[self.forms[self.made[p]].result[1]]
+            for p, k in self.last.items()
+            if k >= offset
+        )
+        self.alive.append(own + held)
+        self.peak = max(self.peak, self.alive[-1])
+        if place is not None:
+            self.made[place], self.last[place] = offset, offset
+        return True
+
+    def _keep(self, place: Place, until: int) -> None:
+        """Extends the life of a resident."""
+        form = self.forms[self.made[place]]
+        for offset in range(self.last[place] + 1, until):
+            self.alive[offset] += form.sizes[form.result[1]]
+            self.peak = max(self.peak, self.alive[offset])
+        self.last[place] = until
+
+    def is_stored(self, offset: int) -> bool:
+        """Whether a result must go to global memory: it is an output, or somebody reads it there."""
+        form = self.forms[offset]
+        buffer = form.work.result.buffer
+        readers = [k for k in self.planner.readers.get(buffer, []) if k > self.start + offset]
+        return form.result[0] is None or buffer in self.planner.kept_buffers or len(readers) > self.taken[offset]
+
+    def cost(self, holds: bool) -> float:
+        """Bytes the group moves in all its slices, plus what more slices cost."""
+        slices = self.planner.batch // self.images
+        constants = self.constant_bytes * self.planner.chip.lanes * (1 if holds or slices == 1 else slices)
+        stored = sum(
+            prod(f.program_dims) * f.work.result.dtype.itemsize * STORE_WEIGHT
+            for k, f in enumerate(self.forms)
+            if self.is_stored(k)
+        )
+        return constants + (self.loaded + stored) * slices + SLICE_OVERHEAD * slices * len(self.forms)
+
+
+def grown(variant: Variant, chip: Chip) -> Variant:
+    """The variant with buffers grown to what loading their constants writes."""
+    tile = variant.tile
+    return replace(variant, tile=lambda box: tile_plan.grown(tile(box), chip))
+
+
+def _slice_sizes(batch: int) -> list[int]:
+    """Images a slice may hold: the batch and its divisors."""
+    return [k for k in range(batch, 0, -1) if batch % k == 0]
+
+
+def _bytes(storage: Storage) -> int:
+    return storage.elements * storage.dtype.itemsize
+
+
+def _reads(work: Work) -> list[Storage]:
+    if isinstance(work, Compute):
+        return [s for s in work.operands if s is not None]
+    return [work.source] if isinstance(work, Copy) else []
+
+

@@ -1,0 +1,151 @@
+"""A computation by itself: how its result is cut into tiles so that two of them fit local memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import prod
+
+from tpu_deploy.codegen import transfers
+from tpu_deploy.codegen.items import load_key
+from tpu_deploy.codegen.layout import round_up
+from tpu_deploy.codegen.program import Action, LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.tiles import Grid, Order, boxes, channel_tiles, spatial_tiles
+from tpu_deploy.codegen.works import Compute
+
+from tpu_deploy.chips import Chip
+from tpu_deploy.errors import BadInput
+
+ROOM = 0.94
+"""The share of local memory that two tiles may take: placing buffers apart from each other takes more than their sum."""
+TILE_OVERHEAD = 300.0
+"""What one more tile costs, in cycles: commands that are short and wait for each other."""
+BYTES_PER_CYCLE = 50.0
+"""A middling rate of the DMA engine, for comparing plans."""
+PATIENCE = 3
+"""How many finer cuts in a row may be worse before the search for finer ones ends."""
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Programs of all tiles in order, and the keys of loads that stay from tile to tile."""
+
+    programs: tuple[TileProgram, ...]
+    held: frozenset[str]
+
+
+def grown(program: TileProgram, chip: Chip) -> TileProgram:
+    """The program with buffers grown to what loading their constants writes."""
+    needed = {}
+    for action in program.actions:
+        if isinstance(action, LoadConstant):
+            rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
+            needed[action.buffer] = rows * words * 4
+    buffers = tuple(replace(b, bytes=max(b.bytes, needed.get(b.name, 0))) for b in program.buffers)
+    return replace(program, buffers=buffers)
+
+
+def single_loads(program: TileProgram, work: Compute) -> dict[str, str]:
+    """Buffers that one load alone fills and no step writes, with the key of what it brings."""
+    loads: dict[str, list[Action]] = {}
+    for action in program.actions:
+        if not isinstance(action, Step | StoreResult):
+            loads.setdefault(action.buffer, []).append(action)
+    written = {w.buffer for a in program.actions if isinstance(a, Step) for w in a.writes}
+    found = {}
+    for buffer, actions in loads.items():
+        if len(actions) != 1 or buffer in written:
+            continue
+        (action,) = actions
+        if isinstance(action, LoadConstant):
+            found[buffer] = action.key
+        elif isinstance(action, LoadOperand):
+            found[buffer] = load_key(work, action)
+    return found
+
+
+def _bytes(action: Action, work: Compute, chip: Chip) -> int:
+    """Bytes a transfer moves."""
+    if isinstance(action, LoadConstant):
+        rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
+        return rows * words * action.lanes * 4
+    if isinstance(action, StoreResult):
+        return prod(action.box.dims) * work.result.dtype.itemsize
+    if isinstance(action, LoadOperand):
+        storage = work.operands[action.operand]
+        assert storage is not None
+        return prod(action.dims) * storage.dtype.itemsize
+    return 0
+
+
+def _cost(variant: Variant, grid: Grid, work: Compute, chip: Chip) -> float | None:
+    """Cycles by the bytes moved, from one tile in the middle and the next; None where such tiles do not fit."""
+    tiles = boxes(variant.tiling, grid)
+    at = max(range(len(tiles)), key=lambda k: (prod(tiles[k].dims), -abs(k - len(tiles) // 2)))
+    program = grown(variant.tile(tiles[at]), chip)
+    need = sum(round_up(b.bytes, chip.vector_bytes) for b in program.buffers)
+    room = chip.lane_bytes * ROOM
+    if need > room:
+        return None
+    kept: set[str] = set()
+    if len(tiles) > 1:
+        near = at + 1 if at + 1 < len(tiles) else at - 1
+        own, other = single_loads(program, work), single_loads(variant.tile(tiles[near]), work)
+        kept = {b for b, key in own.items() if other.get(b) == key}
+    stay = sum(b.bytes for b in program.buffers if b.name in kept)
+    doubled = len(tiles) == 1 or stay + 2 * (need - stay) <= room
+    moved = 0.0
+    reloads = len(tiles) / _inner_count(variant, grid)
+    for action in program.actions:
+        times = reloads if getattr(action, "buffer", "") in kept else len(tiles)
+        moved += _bytes(action, work, chip) * times
+    exposed = 1.0 / len(tiles) if doubled else 1.0
+    return moved / BYTES_PER_CYCLE * (1.0 + exposed) + TILE_OVERHEAD * len(tiles)
+
+
+def _inner_count(variant: Variant, grid: Grid) -> int:
+    """How many tiles follow each other in the inner loop."""
+    counts = [-(-size // tile) for size, tile in zip(variant.tiling.dims, grid.tile, strict=True)]
+    return counts[1] if grid.order == "channels_inside" else counts[0] * counts[2] * counts[3]
+
+
+def _orders(channels: int, tile: int) -> tuple[Order, ...]:
+    return ("channels_outside",) if tile >= channels else ("channels_outside", "channels_inside")
+
+
+def _grids(variant: Variant, work: Compute, chip: Chip) -> Iterator[tuple[float, Grid]]:
+    """Grids whose tiles fit, with their costs; ever finer ones until that stops paying."""
+    for channels in channel_tiles(variant.tiling):
+        best, worse = float("inf"), 0
+        for n, h, w in spatial_tiles(variant.tiling):
+            found = float("inf")
+            for order in _orders(variant.tiling.dims[1], channels):
+                grid = Grid((n, channels, h, w), order)
+                cost = _cost(variant, grid, work, chip)
+                if cost is not None:
+                    found = min(found, cost)
+                    yield cost, grid
+            if found < best:
+                best, worse = found, 0
+            elif best < float("inf"):
+                worse += 1
+            if worse == PATIENCE:
+                break
+
+
+def plan_tiles(work: Compute, chip: Chip) -> TilePlan:
+    """The cheapest cut of the first variant that has one.
+
+    Raises BadInput naming the tensor when not even the smallest tile fits local memory.
+    """
+    for variant in work.variants:
+        found = min(_grids(variant, work, chip), key=lambda g: g[0], default=None)
+        if found is None:
+            continue
+        programs = tuple(grown(variant.tile(box), chip) for box in boxes(variant.tiling, found[1]))
+        keys = [set(single_loads(p, work).values()) for p in programs]
+        held = {k for one, after in pairwise(keys) for k in one & after}
+        return TilePlan(programs, frozenset(held))
+    name, shape = work.view.result.name, work.view.result.shape
+    raise BadInput(f"{name}: no tile of {work.view.kind} {shape} fits the chip's local memory; reduce its size")
