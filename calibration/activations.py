@@ -42,24 +42,31 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True)
 class Activations:
-    """A serialized model whose outputs, in order, are the values of `tensors`, and their `example` on one feed."""
+    """A single-threaded session whose outputs, in order, are the values of `tensors`, and their `example` on one feed.
 
-    model: bytes
-    is_optimized: bool
+    `is_optimized` says that `model`, its serialized form, is to be run as it is.
+    """
+
+    session: onnxruntime.InferenceSession
     tensors: tuple[str, ...]
     example: Sequence[Array]
+    model: bytes
+    is_optimized: bool
 
-    def session(self, threads: int) -> onnxruntime.InferenceSession:
-        """A session that computes all outputs on `threads` threads."""
-        return _session(self.model, threads, optimize=not self.is_optimized)
+    def session_of(self, threads: int) -> onnxruntime.InferenceSession:
+        """The session, or one like it on more threads."""
+        return self.session if threads == 1 else _session(self.model, threads, optimize=not self.is_optimized)
 
 
 def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order: bool) -> Activations:
-    """The model that computes those of `tensors` that are real numbers, checked on the feed `first`.
+    """What computes those of `tensors` that are computed and real numbers, checked on the feed `first`.
 
     With `any_order` the elements of an output may come in any order. Cost: two sessions and two runs.
-    Raises BadInput when onnxruntime refuses the model or the feed.
+    Raises BadInput when there are none, or onnxruntime refuses the model or the feed.
     """
+    tensors = [name for name in tensors if name not in first]
+    if not tensors:
+        raise BadInput("none of the tensors to calibrate is a real number that the model computes")
     _set_outputs(network.proto, tensors)
     model = _serialized(network.proto)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,11 +76,12 @@ def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order:
         if len(real) < len(tensors):
             del plain
             return observe(network, real, first, any_order=any_order)
-        values = _run(plain, first)
+        example = _run(plain, first)
         blocked = _without_reordering(onnx.load(saved)) if saved and saved.exists() else None
-    if blocked is not None and _same_values(blocked, first, values):
-        return Activations(blocked, True, tuple(tensors), values)
-    return Activations(model, False, tuple(tensors), values)
+    session = _equivalent(blocked, first, example) if blocked is not None else None
+    if blocked is not None and session is not None:
+        return Activations(session, tuple(tensors), example, blocked, True)
+    return Activations(plain, tuple(tensors), example, model, False)
 
 
 def _set_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
@@ -131,16 +139,18 @@ def _without_reordering(proto: onnx.ModelProto) -> bytes | None:
     return _serialized(proto)
 
 
-def _same_values(model: bytes, feed: Feed, expected: Sequence[Array]) -> bool:
-    """Whether each output of `model` has the size, minimum and maximum of the `expected` one."""
+def _equivalent(model: bytes, feed: Feed, expected: Sequence[Array]) -> onnxruntime.InferenceSession | None:
+    """A session of `model` if each output has the size, minimum and maximum of the `expected` one."""
     try:
-        values = _run(_session(model, 1, optimize=False), feed)
+        session = _session(model, 1, optimize=False)
+        values = _run(session, feed)
     except BadInput:
-        return False
-    return all(
+        return None
+    same = all(
         ours.size == theirs.size and np.array_equal(_range(ours), _range(theirs), equal_nan=True)
         for ours, theirs in zip(values, expected, strict=True)
     )
+    return session if same else None
 
 
 def _range(values: Array) -> tuple[Any, Any]:

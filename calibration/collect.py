@@ -13,7 +13,7 @@ from typing import Any
 from tpu_deploy.calibration.activations import observe
 from tpu_deploy.calibration.network import Model, Network
 from tpu_deploy.calibration.recorder import Recorder
-from tpu_deploy.calibration.samples import Samples, open_samples
+from tpu_deploy.calibration.samples import InputSpec, Samples, open_samples
 from tpu_deploy.calibration.statistics import Statistics, merge
 from tpu_deploy.calibration.streams import Array, BatchQueue, Progress, Stream, run_streams
 from tpu_deploy.calibration.thresholds import thresholds
@@ -54,38 +54,40 @@ def collect_statistics(
     network = Network.load(model)
     specs = network.inputs()
     names = network.chosen(tensors)
-    identity = model_hash or network.model_hash
     source = samples if isinstance(samples, Samples) else open_samples(samples, specs)
     queue = BatchQueue(source, specs, batch_size)
-    computed = [name for name in names if name not in specs]
-    activations = observe(network, computed, queue.example, any_order=not per_channel)
-    names = _real(names, {name for name in specs if specs[name].dtype.kind == "f"}.union(activations.tensors), tensors)
+    activations = observe(network, names, queue.example, any_order=not per_channel)
+    names = _with_reals(names, specs, activations.tensors, tensors)
+    identity = model_hash or network.model_hash()
+    del network
     example = {**queue.example, **dict(zip(activations.tensors, activations.example, strict=True))}
-    cutoffs = _cutoffs(names, example, values_per_tensor) if values_per_tensor else ()
-    count = _streams(threads or _cores(), sum(array.nbytes for array in activations.example), queue.total)
-    session = activations.session(max(1, (threads or _cores()) // count)) if activations.tensors else None
+    cutoffs = _cutoffs(names, example, values_per_tensor)
+    cores = threads or _cores()
+    count = _stream_count(cores, sum(array.nbytes for array in activations.example), queue.total)
+    session = activations.session_of(max(1, cores // count))
     recorders = [Recorder(names, values_per_tensor, per_channel=per_channel, cutoffs=cutoffs) for _ in range(count)]
     streams = [Stream(session, activations.tensors, recorder) for recorder in recorders]
-    del network, activations, example
+    del activations, example
     done = run_streams(queue, streams, progress)
     used = [recorder for recorder in recorders if not recorder.is_empty] or recorders[:1]
-    merged = reduce(merge, [recorder.statistics(identity) for recorder in used])
-    return replace(merged, samples=done)
+    return replace(reduce(merge, [recorder.statistics(identity) for recorder in used]), samples=done)
 
 
-def _real(names: Sequence[str], real: set[str], asked: Sequence[str] | None) -> list[str]:
-    """Those of `names` with real numbers. Raises BadInput when one that was asked for has none, or none is left."""
+def _with_reals(
+    names: Sequence[str], specs: Mapping[str, InputSpec], computed: Sequence[str], asked: Sequence[str] | None
+) -> list[str]:
+    """Those of `names` that are real inputs or `computed`. Raises BadInput when one that was asked for is not."""
+    real = {name for name, spec in specs.items() if spec.dtype.kind == "f"}.union(computed)
     for name in asked or ():
         if name not in real:
             raise BadInput(f"tensor {name!r} does not hold real numbers: it has no range to calibrate")
-    left = [name for name in names if name in real]
-    if not left:
-        raise BadInput("the model has no tensor of real numbers to calibrate")
-    return left
+    return [name for name in names if name in real]
 
 
 def _cutoffs(names: Sequence[str], example: Mapping[str, Array], values_per_tensor: int) -> list[float]:
-    """The magnitude beyond which lies the TAIL of each tensor, by one sample."""
+    """The magnitude beyond which lies the TAIL of each tensor, by one sample; none when all values are counted."""
+    if not values_per_tensor:
+        return []
     recorder = Recorder(names, 4 * values_per_tensor)
     for index, name in enumerate(names):
         recorder.record(index, example[name], 0)
@@ -98,7 +100,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _streams(threads: int, nbytes: int, samples: int | None) -> int:
+def _stream_count(cores: int, nbytes: int, samples: int | None) -> int:
     """How many samples to run at the same time."""
     fitting = max(1, STREAM_MEMORY // max(1, nbytes))
-    return max(1, min(threads, fitting, samples or threads))
+    return max(1, min(cores, fitting, samples or cores))

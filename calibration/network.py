@@ -21,10 +21,10 @@ FUSED_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigm
 
 @dataclass(frozen=True)
 class Network:
-    """A model read for calibration: `proto` is ours to change, `model_hash` identifies what the caller gave."""
+    """A model read for calibration: `proto` is ours to change, `data` what the caller gave."""
 
     proto: onnx.ModelProto
-    model_hash: str
+    data: bytes
 
     @classmethod
     def load(cls, model: Model) -> "Network":
@@ -42,7 +42,13 @@ class Network:
             raise BadInput(f"{source}: cannot be read ({error.strerror or error}); give an ONNX file") from error
         except Exception as error:  # protobuf's DecodeError and onnx's ValidationError have no other common base
             raise BadInput(f"{source}: is not a usable ONNX model ({first_line(error)})") from error
-        return cls(proto, "sha256:" + hashlib.sha256(data).hexdigest())
+        if not proto.graph.node:
+            raise BadInput(f"{source}: is not a usable ONNX model (it computes nothing)")
+        return cls(proto, data)
+
+    def model_hash(self) -> str:
+        """What identifies the caller's model."""
+        return "sha256:" + hashlib.sha256(self.data).hexdigest()
 
     def inputs(self) -> dict[str, InputSpec]:
         """Name, shape and dtype of each input that is not an initializer."""

@@ -22,8 +22,8 @@ WAITING_ARRAYS, WAITING_VALUES = 8, 1 << 16
 FOLD = 16
 """Values folded into one maximum; multiples of 16 channels leave no remainder."""
 
-LEAST_FOLDS_PER_TAIL = 16
-"""At most one fold in so many is searched for its tail; of more, a sample is counted several times."""
+FOLDS_SEARCHED, SHARE_SEARCHED = 1024, 16
+"""So many folds, or one in so many of a large tensor, are searched for their tail; of more, a sample counts for all."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -83,7 +83,7 @@ class Recorder:
         if low < -cutoff:
             beyond |= np.minimum.reduce(folds, axis=0) < -cutoff
         found = np.flatnonzero(beyond)
-        weight = 1 + found.size * LEAST_FOLDS_PER_TAIL // (peaks.size + 1)
+        weight = 1 + found.size // max(FOLDS_SEARCHED, peaks.size // SHARE_SEARCHED)
         self._wait(index, folds[:, found[sample % weight :: weight]].reshape(-1), weight, "beyond")
         self._wait(index, rest, 1, "beyond")
 

@@ -64,7 +64,7 @@ class Statistics:
     def load(cls, path: str | PathLike[str]) -> "Statistics":
         """The statistics that `save` wrote. Raises BadInput when the file is anything else."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 header = json.loads(bytes(arrays["header"]))
                 if header["schema"] > SCHEMA:
                     raise BadInput(f"{path}: written by a newer version (schema {header['schema']}); calibrate again")

@@ -1,5 +1,6 @@
 """Samples handed out in batches to streams, each of which runs the network and records what it computes."""
 
+import contextlib
 import itertools
 import threading
 import time
@@ -84,9 +85,7 @@ def batch_slots(feed: Feed, specs: Mapping[str, InputSpec], batch_size: int) -> 
 class Stream:
     """One thread's way through the network: a session shared with others, buffers and a record of its own."""
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession | None, tensors: Sequence[str], recorder: Recorder
-    ) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, tensors: Sequence[str], recorder: Recorder) -> None:
         """The outputs of `session` are the values of `tensors`; what else `recorder` names is an input."""
         self._recorder = recorder
         self._session = session
@@ -101,8 +100,6 @@ class Stream:
         """
         for index, name in self._inputs:
             self._recorder.record(index, batch.without_filling(batch.feed[name]), batch.first, batch.samples)
-        if self._session is None:
-            return
         try:
             outputs = self._run(self._session, batch.feed)
         except RUNTIME_ERRORS as error:
@@ -117,8 +114,9 @@ class Stream:
             _, binding, outputs = self._bound
             for name, array in feed.items():
                 binding.bind_cpu_input(name, array)
-            session.run_with_iobinding(binding)
-            return outputs
+            with contextlib.suppress(*RUNTIME_ERRORS):  # an output's shape may depend on values: run it without buffers
+                session.run_with_iobinding(binding)
+                return outputs
         outputs = list(session.run(None, dict(feed)))
         binding = session.io_binding()
         for value, array in zip(session.get_outputs(), outputs, strict=True):

@@ -157,7 +157,8 @@ def _entry(line: str, where: str) -> tuple[str, Threshold]:
     values = []
     for what, number in zip(("threshold", "min", "max"), numbers, strict=True):
         try:
-            value = float(number)
+            with np.errstate(over="ignore"):
+                value = float(np.float32(number))
         except ValueError:
             raise BadInput(f"{where}: the {what} of {name!r} is {number[:40]!r}, not a number") from None
         if not math.isfinite(value):

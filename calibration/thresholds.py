@@ -15,7 +15,7 @@ from tpu_deploy.calibration.statistics import Statistics
 
 from tpu_deploy.errors import BadInput
 
-SMALLEST_THRESHOLD = 1e-5
+SMALLEST_THRESHOLD = float(np.float32(1e-5))
 """Of a tensor that is zero on all samples: a scale must be positive. Source: tables written by TPU-MLIR 1.30."""
 
 SIGNED_LEVELS, UNSIGNED_LEVELS = 127, 255
@@ -28,7 +28,7 @@ Reals = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Threshold:
-    """How far a tensor's integer grid reaches, and the exact range seen."""
+    """How far a tensor's integer grid reaches, and the exact range seen; float32 values, as tables are written."""
 
     threshold: float
     min: float
@@ -95,10 +95,11 @@ def thresholds(statistics: Statistics, method: str = "mse", **options: Any) -> d
     except TypeError as error:
         raise BadInput(f"calibration method {method} does not take these options ({error})") from error
     found = np.minimum(np.where(found > 0, found, magnitudes.limit), magnitudes.limit) * width
-    found = np.where(found > 0, found, SMALLEST_THRESHOLD)
+    found = np.where(found > 0, found, SMALLEST_THRESHOLD).astype(np.float32)
     seen = statistics.minimum <= statistics.maximum
     low, high = np.where(seen, statistics.minimum, 0.0), np.where(seen, statistics.maximum, 0.0)
-    rows = zip(found.tolist(), low.tolist(), high.tolist(), strict=True)
+    columns = (values.astype(np.float32).tolist() for values in (found, low, high))
+    rows = zip(*columns, strict=True)
     return {name: Threshold(*row) for name, row in zip(statistics.names, rows, strict=True)}
 
 
