@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from xdsl.ir import Operation
 
 from tpu_deploy.ir.dialect import attributes_of
-
-UNBOUNDED = float(np.finfo(np.float32).max)
-"""A bound that no float32 value exceeds."""
+from tpu_deploy.ir.top import UNBOUNDED
 
 
 @dataclass(frozen=True)

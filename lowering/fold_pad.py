@@ -8,7 +8,8 @@ from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, is_absent
-from tpu_deploy.lowering.clamp import UNBOUNDED, read_clamp, read_relu
+from tpu_deploy.ir.top import UNBOUNDED
+from tpu_deploy.lowering.clamp import read_clamp, read_relu
 from tpu_deploy.lowering.rewriting import private_producer, producer, rebuild
 
 NEVER_NEGATIVE = frozenset({"top.Sigmoid", "top.HardSigmoid", "top.Softmax", "top.Softplus"})

@@ -11,8 +11,9 @@ from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network
+from tpu_deploy.ir.top import UNBOUNDED
 from tpu_deploy.lowering.affine import read_affine
-from tpu_deploy.lowering.clamp import UNBOUNDED, read_clamp
+from tpu_deploy.lowering.clamp import read_clamp
 from tpu_deploy.lowering.rewriting import has_relu, private_producer, rebuild
 
 TOLERANCE = 1e-6

@@ -281,6 +281,7 @@ add(
     "reduce_mean_18_noop",
     model([N("ReduceMean", ["x"], ["a"], noop_with_empty_axes=1), N("Relu", ["a"], ["y"])], {"x": IMAGE}, opset=18),
 )
+add("reduce_mean_18_empty_axes", single("ReduceMean", IMAGE, np.zeros(0, np.int64), opset=18))
 add("reduce_max", single("ReduceMax", IMAGE, ints(2, 3), opset=18))
 add("reduce_mean_tokens", single("ReduceMean", (2, 7, 12), axes=[1], keepdims=0))
 

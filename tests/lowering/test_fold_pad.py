@@ -1,7 +1,7 @@
 import pytest
 from top_networks import Top, rewritten
 
-from tpu_deploy.lowering.clamp import UNBOUNDED
+from tpu_deploy.ir.top import UNBOUNDED
 from tpu_deploy.lowering.fold_pad import fold_pad
 
 AROUND = [0, 0, 1, 0, 0, 0, 2, 1]

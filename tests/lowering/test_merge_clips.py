@@ -1,7 +1,8 @@
 import pytest
 from top_networks import Top, rewritten
 
-from tpu_deploy.lowering.clamp import UNBOUNDED, Interval
+from tpu_deploy.ir.top import UNBOUNDED
+from tpu_deploy.lowering.clamp import Interval
 from tpu_deploy.lowering.merge_clips import merge_clips
 
 

@@ -3,7 +3,7 @@ from top_networks import Top, rewritten
 from xdsl.ir import SSAValue
 
 from tpu_deploy.ir.network import name_of
-from tpu_deploy.lowering.clamp import UNBOUNDED
+from tpu_deploy.ir.top import UNBOUNDED
 from tpu_deploy.lowering.remove_no_ops import remove_no_ops
 
 

@@ -11,9 +11,7 @@ from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
 from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.ir.network import shape_of
-
-LIMIT = float(np.finfo(np.float32).max)
-"""A bound that no float32 value exceeds: stands for one that is absent."""
+from tpu_deploy.ir.top import UNBOUNDED
 
 
 def _unary(node: Node, op: str, **attributes: Any) -> SSAValue:
@@ -52,8 +50,8 @@ def convert_prelu(node: Node) -> SSAValue:
 @converts("Clip")
 def convert_clip(node: Node) -> SSAValue:
     """`top.Clip` between constant bounds; an absent bound is the largest float32. No bounds: the input itself."""
-    low, high = _bound(node, 1, "min", -LIMIT), _bound(node, 2, "max", LIMIT)
-    if low <= -LIMIT and high >= LIMIT:
+    low, high = _bound(node, 1, "min", -UNBOUNDED), _bound(node, 2, "max", UNBOUNDED)
+    if low <= -UNBOUNDED and high >= UNBOUNDED:
         return node.input()
     return _unary(node, "top.Clip", min=min(low, high), max=high)
 
@@ -64,7 +62,7 @@ def _bound(node: Node, index: int, name: str, absent: float) -> float:
     value = float(node.constant(index, f"its bound {name}").reshape(-1)[0])
     if np.isnan(value):
         node.refuse(f"its bound {name} is NaN")
-    return float(np.clip(value, -LIMIT, LIMIT))
+    return float(np.clip(value, -UNBOUNDED, UNBOUNDED))
 
 
 @converts("Sigmoid")
@@ -146,8 +144,8 @@ def export_relu(op: ExportedOperation) -> None:
 @exports("top.Clip")
 def export_clip(op: ExportedOperation) -> None:
     """Clip, without the bounds that stand for none."""
-    low = op.constant(op["min"]) if op["min"] > -LIMIT else ""
-    high = [op.constant(op["max"])] if op["max"] < LIMIT else []
+    low = op.constant(op["min"]) if op["min"] > -UNBOUNDED else ""
+    high = [op.constant(op["max"])] if op["max"] < UNBOUNDED else []
     op.emit("Clip", [*op.operands, low, *high])
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from xdsl.ir import SSAValue
 
-from tpu_deploy.frontend.activation import LIMIT
 from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
 from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.frontend.tensors import Array
 from tpu_deploy.ir.network import shape_of
+from tpu_deploy.ir.top import UNBOUNDED
 
 FLOATS = frozenset({1, 10, 11, 16})
 """ONNX element types that are computed in float32: float, float16, double, bfloat16."""
@@ -109,7 +109,7 @@ def convert_max_min(node: Node) -> SSAValue:
     number = node.constant(1 - side)
     x = _widened(node, node.input(side), number)
     bound = node.number(number)
-    low, high = (bound, LIMIT) if node.op_type == "Max" else (-LIMIT, bound)
+    low, high = (bound, UNBOUNDED) if node.op_type == "Max" else (-UNBOUNDED, bound)
     return node.emit("top.Clip", [x], shape_of(x), min=low, max=high)
 
 

@@ -69,10 +69,8 @@ def convert_reduce(node: Node) -> SSAValue:
     """A pool over the reduced axes, brought to the end first when they are elsewhere."""
     x = node.input()
     rank = len(shape_of(x))
-    axes = node.integers(1, "axes")
-    if axes is None:
-        axes = [] if node.attribute("noop_with_empty_axes", 0) else list(range(rank))
-    if not axes:
+    axes = node.integers(1, "axes") or list(range(rank))
+    if not node.integers(1, "axes") and node.attribute("noop_with_empty_axes", 0):
         return x
     chosen = sorted({node.normalized(a, rank) for a in axes})
     return _reduced(node, REDUCING_POOL[node.op_type], x, chosen, bool(node.attribute("keepdims", 1)))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from xdsl.ir import SSAValue
 
-from tpu_deploy.frontend.activation import LIMIT
 from tpu_deploy.frontend.exported import ExportedOperation
 from tpu_deploy.frontend.node import Node
 from tpu_deploy.frontend.registry import converts, exports
 from tpu_deploy.ir.network import element_of, shape_of, tensor_type
+from tpu_deploy.ir.top import UNBOUNDED
 
 
 @converts("Identity", "Dropout")
@@ -190,7 +190,7 @@ def convert_pad(node: Node) -> SSAValue:
     value = float(node.constant(2, "its padding value").reshape(())) if node.has(2) else 0.0
     if math.isnan(value):
         node.refuse("its padding value is NaN")
-    value = min(max(value, -LIMIT), LIMIT)
+    value = min(max(value, -UNBOUNDED), UNBOUNDED)
     shape = [b + d + e for (b, e), d in zip(pads, shape_of(x), strict=True)]
     return node.emit(
         "top.Pad", [x, node.absent()], shape, paddings=[b for b, _ in pads] + [e for _, e in pads], val=value

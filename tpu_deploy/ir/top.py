@@ -1,11 +1,15 @@
-"""The TOP dialect: graph semantics free of hardware, spelt as the vendor's tool reads it. Source: TPU-MLIR TopOps.td."""
+"""The TOP dialect: graph semantics free of hardware, spelt as the vendor reads it. Source: TPU-MLIR TopOps.td."""
 
+import numpy as np
 from xdsl.ir import Dialect, Operation
 
 from tpu_deploy.ir.dialect import BOOL, FLOAT, FLOATS, INT, INTS, REQUIRED, SIGNED, STRING, Kind, Row, classes
 
 RELU = {"do_relu": (BOOL, False), "relu_limit": (FLOAT, -1.0)}
 """A folded ReLU, and its upper limit (negative: none)."""
+
+UNBOUNDED = float(np.finfo(np.float32).max)
+"""A bound of a Clip that no float32 value exceeds: stands for one that is absent."""
 
 POOL = {
     "kernel_shape": (INTS, REQUIRED),
@@ -92,7 +96,7 @@ ROWS = (
     ),
     Row("top.MulConst", ("input",), {"const_val": (FLOAT, REQUIRED), **RELU}, "input * const_val."),
     Row("top.MaxPool", ("input",), POOL, "Maximum over windows."),
-    Row("top.AvgPool", ("input",), POOL, "Average over windows."),
+    Row("top.AvgPool", ("input",), POOL, "Average over windows; ceil_mode where one reaches beyond counted pads."),
     _unary("Relu", "max(input, 0), at most relu_limit if that is not negative.", relu_limit=(FLOAT, -1.0)),
     _unary("LeakyRelu", "input, times alpha where negative.", alpha=(FLOAT, REQUIRED)),
     Row("top.PRelu", ("input", "slope"), {}, "input, times slope where negative."),
