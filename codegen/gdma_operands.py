@@ -89,7 +89,9 @@ def _matrix_side(fields: Fields, side: str, other: str, rows: int, columns: int,
     if rest:
         down, at = divmod(lane + full, 64)
         dims = (rows, 1, 1, rest)
-        places[f"{other}_last" if full else other] = Place(memory, at, offset + down * step, dims, (row, step, 0, size), size)
+        places[f"{other}_last" if full else other] = Place(
+            memory, at, offset + down * step, dims, (row, step, 0, size), size
+        )
     return places
 
 

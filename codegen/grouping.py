@@ -210,7 +210,8 @@ class Planner:
     def _tiled_cost(self, work: Compute) -> float:
         """A work by itself: everything it touches is moved, constants perhaps more than once."""
         moved = _bytes(work.result) + sum(_bytes(s) for s in work.operands if s is not None)
-        return 1.25 * moved + SLICE_OVERHEAD
+        constants = sum(t.constant.nbytes for t in work.view.operands if t.constant is not None)
+        return 1.25 * (moved + constants) + SLICE_OVERHEAD
 
     def _grow(self, start: int, images: int) -> Iterator[tuple[float, Group]]:
         """The groups from a work in slices of `images`, longer and longer while they fit."""
@@ -399,5 +400,3 @@ def _reads(work: Work) -> list[Storage]:
     if isinstance(work, Compute):
         return [s for s in work.operands if s is not None]
     return [work.source] if isinstance(work, Copy) else []
-
-

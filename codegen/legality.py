@@ -277,7 +277,9 @@ def _requantization(fields: Fields, operands: Operands) -> Complaints:
     modes = [fields["opd2_n_str"] & 7, fields["opd2_n_str"] >> 3]
     if operation in (RequantOp.RQ_FLOAT, RequantOp.DQ_FLOAT) and max(modes) > RoundMode.CEIL:
         yield "rounds a float half up or down"
-    if operation in (RequantOp.RQ_INT, RequantOp.RQ_FLOAT) and (x not in (Precision.I16, Precision.I32) or y not in _NARROW):
+    if operation in (RequantOp.RQ_INT, RequantOp.RQ_FLOAT) and (
+        x not in (Precision.I16, Precision.I32) or y not in _NARROW
+    ):
         yield f"requantizes {Precision(x).name} to {Precision(y).name}; it takes I16 or I32 and gives I8 or I16"
     if operation == RequantOp.DQ_FLOAT and x not in _NARROW:
         yield f"dequantizes {Precision(x).name}; it takes I8 or I16"

@@ -78,13 +78,20 @@ class Problem:
         """Rows, columns and pads that a box of the result needs of the input."""
         _, _, height, width = self.x_dims
         top, left, _, _ = self.pads
-        rows = geometry.input_range(
-            box.start[2], box.stop[2], height, self.kernel[0], self.strides[0], top, self.dilations[0]
-        )
-        columns = geometry.input_range(
-            box.start[3], box.stop[3], width, self.kernel[1], self.strides[1], left, self.dilations[1]
-        )
+        rows = self._span(box, 0, height, top)
+        columns = self._span(box, 1, width, left)
         return rows[:2], columns[:2], (rows[2], columns[2], rows[3], columns[3])
+
+    def _span(self, box: Box, axis: int, size: int, begin: int) -> tuple[int, int, int, int]:
+        """`geometry.input_range` along h (0) or w (1); the last tile takes what a stride leaves over, so that a whole
+        result reads its whole input."""
+        start, stop = box.start[2 + axis], box.stop[2 + axis]
+        kernel, stride, dilation = self.kernel[axis], self.strides[axis], self.dilations[axis]
+        first, last, before, after = geometry.input_range(start, stop, size, kernel, stride, begin, dilation)
+        output = dims_of(self.op.result.shape, self.axes)[2 + axis]
+        if stop == output and after == 0 and size - last < stride:
+            last = size
+        return first, last, before, after
 
 
 def merge_groups(filters: npt.NDArray[np.int8], groups: int, block: int) -> tuple[npt.NDArray[np.int8], int]:

@@ -62,7 +62,8 @@ def _parts(problem: Problem, box: Box, pad_value: int) -> list[Part]:
     if buffer.bytes <= problem.chip.lane_bytes // 2 or box.dims[2] > 1:
         return [Part(buffer, actions, x, window)]
     (load,) = (a for a in actions if isinstance(a, LoadOperand))
-    n, c, h, w = load.box.dims
+    n, c, _, w = load.box.dims
+    h = window.kernel[0] - window.pads[0] - window.pads[2]
     row = aligned_bytes((n, c, 1, w), 1, problem.chip)
     height = max(1, problem.chip.lane_bytes // 8 // row)
     parts = []
