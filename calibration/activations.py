@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+
 from tpu_deploy.calibration.network import Network, first_line
 from tpu_deploy.calibration.samples import Feed
-
 from tpu_deploy.errors import BadInput
 
 Array = npt.NDArray[Any]
@@ -52,6 +52,16 @@ class Activations:
     example: Sequence[Array]
     model: bytes
     is_optimized: bool
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """The example by tensor."""
+        return dict(zip(self.tensors, self.example, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the example."""
+        return sum(array.nbytes for array in self.example)
 
     def session_of(self, threads: int) -> onnxruntime.InferenceSession:
         """The session, or one like it on more threads."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tpu_deploy.calibration.feeds import Array, InputSpec, check_names
 
+from tpu_deploy.calibration.feeds import Array, InputSpec, check_names
 from tpu_deploy.errors import BadInput
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})

@@ -17,7 +17,6 @@ from tpu_deploy.calibration.samples import InputSpec, Samples, open_samples
 from tpu_deploy.calibration.statistics import Statistics, merge
 from tpu_deploy.calibration.streams import Array, BatchQueue, Progress, Stream, run_streams
 from tpu_deploy.calibration.thresholds import thresholds
-
 from tpu_deploy.errors import BadInput
 
 VALUES_PER_TENSOR = 4096
@@ -54,23 +53,21 @@ def collect_statistics(
     network = Network.load(model)
     specs = network.inputs()
     names = network.chosen(tensors)
-    source = samples if isinstance(samples, Samples) else open_samples(samples, specs)
-    queue = BatchQueue(source, specs, batch_size)
+    opened = samples if isinstance(samples, Samples) else open_samples(samples, specs)
+    queue = BatchQueue(opened, specs, batch_size)
     activations = observe(network, names, queue.example, any_order=not per_channel)
     names = _with_reals(names, specs, activations.tensors, tensors)
     identity = model_hash or network.model_hash()
     del network
-    example = {**queue.example, **dict(zip(activations.tensors, activations.example, strict=True))}
-    cutoffs = _cutoffs(names, example, values_per_tensor)
-    cores = threads or _cores()
-    count = _stream_count(cores, sum(array.nbytes for array in activations.example), queue.total)
-    session = activations.session_of(max(1, cores // count))
+    cutoffs = _cutoffs(names, {**queue.example, **activations.values}, values_per_tensor)
+    count, threads_each = _shares(threads or _cores(), activations.nbytes, queue.total)
+    session = activations.session_of(threads_each)
     recorders = [Recorder(names, values_per_tensor, per_channel=per_channel, cutoffs=cutoffs) for _ in range(count)]
     streams = [Stream(session, activations.tensors, recorder) for recorder in recorders]
-    del activations, example
+    del activations
     done = run_streams(queue, streams, progress)
-    used = [recorder for recorder in recorders if not recorder.is_empty] or recorders[:1]
-    return replace(reduce(merge, [recorder.statistics(identity) for recorder in used]), samples=done)
+    used = [recorder.statistics(identity) for recorder in recorders if not recorder.is_empty]
+    return replace(reduce(merge, used or [recorders[0].statistics(identity)]), samples=done)
 
 
 def _with_reals(
@@ -100,7 +97,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _stream_count(cores: int, nbytes: int, samples: int | None) -> int:
-    """How many samples to run at the same time."""
+def _shares(cores: int, nbytes: int, samples: int | None) -> tuple[int, int]:
+    """How many samples of `nbytes` of activations to run at the same time, and on how many threads each."""
     fitting = max(1, STREAM_MEMORY // max(1, nbytes))
-    return max(1, min(cores, fitting, samples or cores))
+    streams = max(1, min(cores, fitting, samples or cores))
+    return streams, max(1, cores // streams)

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tpu_deploy.calibration.feeds import Array, InputSpec
 
+from tpu_deploy.calibration.feeds import Array, InputSpec
 from tpu_deploy.errors import BadInput
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tpu_deploy.calibration.samples import InputSpec
 
+from tpu_deploy.calibration.samples import InputSpec
 from tpu_deploy.errors import BadInput
 
 Model = bytes | str | PathLike[str] | onnx.ModelProto

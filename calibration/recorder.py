@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from tpu_deploy.calibration.histogram import Histogram
 from tpu_deploy.calibration.statistics import ChannelRange, Statistics
-
 from tpu_deploy.errors import BadInput, CheckFailed
 
 WAITING_ARRAYS, WAITING_VALUES = 8, 1 << 16
@@ -83,7 +83,7 @@ class Recorder:
         if low < -cutoff:
             beyond |= np.minimum.reduce(folds, axis=0) < -cutoff
         found = np.flatnonzero(beyond)
-        weight = 1 + found.size // max(FOLDS_SEARCHED, peaks.size // SHARE_SEARCHED)
+        weight = 1 << (found.size // max(FOLDS_SEARCHED, peaks.size // SHARE_SEARCHED)).bit_length()
         self._wait(index, folds[:, found[sample % weight :: weight]].reshape(-1), weight, "beyond")
         self._wait(index, rest, 1, "beyond")
 

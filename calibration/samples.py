@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tpu_deploy.calibration.arrays import ARRAY_SUFFIXES, batch_length, batch_rows, load_arrays
 from tpu_deploy.calibration.feeds import Feed, InputSpec, checked_feed
 from tpu_deploy.calibration.images import IMAGE_SUFFIXES, ImageInput, Preprocessing
-
 from tpu_deploy.errors import BadInput
 
 __all__ = ["Feed", "InputSpec", "Loader", "Preprocessing", "Samples", "open_samples"]

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
-from tpu_deploy.calibration.histogram import BINS, Counts, coarsened
 
+from tpu_deploy.calibration.histogram import BINS, Counts, coarsened
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 

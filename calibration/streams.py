@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+
 from tpu_deploy.calibration.activations import RUNTIME_ERRORS
 from tpu_deploy.calibration.network import first_line
 from tpu_deploy.calibration.recorder import Recorder
 from tpu_deploy.calibration.samples import Feed, InputSpec, Loader, Samples
-
 from tpu_deploy.errors import BadInput
 
 Array = npt.NDArray[Any]

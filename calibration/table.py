@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.thresholds import Threshold, thresholds
-
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 
 FOREIGN_SECTIONS = ("#int4_th", "#fp8_th", "#weight_scale", "#asym_op_name")
 """What opens a second list of tensors in TPU-MLIR's tables: thresholds of other precisions, which end ours."""
+
+HEADER = ("quantization threshold calculation method", "sample number", "model", "tpu_deploy version")
+"""What the comment lines tell, in order; the first two are TPU-MLIR's."""
 
 FEWEST_KNOWN = 0.5
 """A table that lacks more than this part of a model's tensors is taken for another model's."""
@@ -84,10 +87,8 @@ class CalibrationTable(Mapping[str, Threshold]):
     def text(self, name_of: Mapping[str, str] | None = None) -> str:
         """The file's content, with `name_of[name]` for the names it has. Raises BadInput for a name of blanks."""
         lines = io.StringIO()
-        lines.write(f"# tpu_deploy version: {self.tool_version}\n")
-        lines.write(f"# model: {self.model_hash}\n")
-        lines.write(f"# quantization threshold calculation method: {self.method}\n")
-        lines.write(f"# sample number: {self.samples}\n")
+        for key, value in zip(HEADER, (self.method, self.samples, self.model_hash, self.tool_version), strict=True):
+            lines.write(f"# {key}: {value}\n")
         lines.write("###\n# op_name    threshold    min    max\n")
         for name, entry in self.entries.items():
             written = (name_of or {}).get(name, name)
@@ -137,15 +138,9 @@ class CalibrationTable(Mapping[str, Threshold]):
             raise BadInput(f"{path}: holds no thresholds; give a calibration table")
         if known and not any(name in known for name in entries):
             raise BadInput(f"{path}: belongs to another model: it has none of this one's tensors; calibrate this model")
-        samples = header.get("sample number", "")
-        return cls(
-            entries,
-            method=header.get("quantization threshold calculation method", ""),
-            samples=int(samples) if samples.isdecimal() else 0,
-            model_hash=header.get("model", ""),
-            tool_version=header.get("tpu_deploy version", ""),
-            source=str(path),
-        )
+        method, samples, model, version = (header.get(key, "") for key in HEADER)
+        count = int(samples) if samples.isdecimal() else 0
+        return cls(entries, method, count, model, version, str(path))
 
 
 def _entry(line: str, where: str) -> tuple[str, Threshold]:

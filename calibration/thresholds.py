@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from tpu_deploy.calibration.histogram import BINS
 from tpu_deploy.calibration.statistics import Statistics
-
 from tpu_deploy.errors import BadInput
 
 SMALLEST_THRESHOLD = float(np.float32(1e-5))

@@ -3,12 +3,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
 from tpu_deploy.calibration import CalibrationTable, Statistics, collect_statistics, merge
 from tpu_deploy.calibration.activations import observe
 from tpu_deploy.calibration.histogram import BINS
 from tpu_deploy.calibration.network import Network
 from tpu_deploy.calibration.thresholds import Magnitudes, SquaredError, thresholds
-
 from tpu_deploy.errors import BadInput, CheckFailed
 
 TENSORS = ["x", "relu0", "conv1", "sum", "mean", "flat", "logits"]

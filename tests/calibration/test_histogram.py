@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from tpu_deploy.calibration.histogram import BINS, Histogram, coarsened, exponent_of
 
 values = npst.arrays(

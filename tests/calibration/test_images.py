@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from PIL import Image
-from tpu_deploy.calibration import InputSpec, Preprocessing, open_samples
 
+from tpu_deploy.calibration import InputSpec, Preprocessing, open_samples
 from tpu_deploy.errors import BadInput
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tpu_deploy.calibration.histogram import BINS
 from tpu_deploy.calibration.recorder import Recorder, stride
 

@@ -3,8 +3,8 @@ import weakref
 import numpy as np
 import pytest
 from PIL import Image
-from tpu_deploy.calibration import InputSpec, Preprocessing, open_samples
 
+from tpu_deploy.calibration import InputSpec, Preprocessing, open_samples
 from tpu_deploy.errors import BadInput
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from tpu_deploy.calibration import ChannelRange, Statistics, merge
 from tpu_deploy.calibration.recorder import Recorder
-
 from tpu_deploy.errors import BadInput
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tpu_deploy.calibration import CalibrationTable, Threshold
 
+from tpu_deploy.calibration import CalibrationTable, Threshold
 from tpu_deploy.errors import BadInput
 
 ENTRIES = {
@@ -48,8 +48,8 @@ def test_the_file_is_reproducible_and_has_the_line_format_of_the_field(tmp_path)
         table.write(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_text() == (
-        "# tpu_deploy version: 1.2.3\n# model: sha256:ab\n# quantization threshold calculation method: kl\n"
-        "# sample number: 100\n###\n# op_name    threshold    min    max\ninput 2.5000000 -2.2500000 2.5000000\n"
+        "# quantization threshold calculation method: kl\n# sample number: 100\n# model: sha256:ab\n"
+        "# tpu_deploy version: 1.2.3\n###\n# op_name    threshold    min    max\ninput 2.5000000 -2.2500000 2.5000000\n"
         "relu/1:0 6.0000000 0.0000000 6.0000000\nlogits 9.5000000 -3.0000000 23.5000000\n"
     )
 

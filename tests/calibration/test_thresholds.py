@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tpu_deploy.calibration.histogram import Histogram
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.thresholds import SMALLEST_THRESHOLD, Magnitudes, by_divergence, thresholds
-
 from tpu_deploy.errors import BadInput
 
 
