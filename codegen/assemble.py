@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.commands import Address, PlannedCommand, Space
 from tpu_deploy.codegen.dependencies import dependencies
 from tpu_deploy.codegen.isa import encode
-
-from tpu_deploy.chips import Chip
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import transfers
 from tpu_deploy.codegen.layout import round_up
 from tpu_deploy.codegen.program import LoadConstant
-
-from tpu_deploy.chips import Chip
+from tpu_deploy.ir.weights import Array
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class CoefficientLayout:
         self.size = 0
         self._slots: dict[str, ConstantSlot] = {}
         self._loads: dict[str, LoadConstant] = {}
+        self._plain: dict[str, tuple[int, Array]] = {}
 
     def slot(self, load: LoadConstant) -> ConstantSlot:
         """The place of a constant."""
@@ -39,6 +41,13 @@ class CoefficientLayout:
             self._loads[load.key] = load
             self.size = round_up(self.size + rows * words * load.lanes * 4, 64)
         return self._slots[load.key]
+
+    def plain(self, name: str, array: Array) -> int:
+        """The offset of an array that lies there as it is."""
+        if name not in self._plain:
+            self._plain[name] = (self.size, array)
+            self.size = round_up(self.size + array.nbytes, 64)
+        return self._plain[name][0]
 
     def pack(self, align: int) -> bytes:
         """All constants, each as the matrix its load expects, padded to `align` bytes."""
@@ -52,4 +61,6 @@ class CoefficientLayout:
             place[:whole] = packed[:, : whole * row].reshape(lanes, whole, row).transpose(1, 0, 2)
             if width % row:
                 place[whole, :, : width % row] = packed[:, whole * row :]
+        for offset, array in self._plain.values():
+            section[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         return section.tobytes()

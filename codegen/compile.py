@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tpu_deploy.chips import Chip
+from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen import global_memory
 from tpu_deploy.codegen.assemble import encode_groups
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, KernelModule, Net, Stage, TensorInfo
-from tpu_deploy.codegen.commands import Address, PlannedCommand, Space
+from tpu_deploy.codegen.commands import PlannedCommand, Space
 from tpu_deploy.codegen.grouping import Planner
 from tpu_deploy.codegen.items import Item
 from tpu_deploy.codegen.sequence import NoRoom, PlacedItems, Writer, lay_out
 from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
-
-from tpu_deploy.chips import Chip
-from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.ir.network import Network, uniform_of
 
 PAGE = 4096
@@ -73,10 +72,7 @@ def arrange(placement: Placement, chip: Chip) -> tuple[list[Item], PlacedItems]:
         try:
             return items, lay_out(items, chip)
         except NoRoom as problem:
-            group = groups[items[problem.item].group]
-            if not group.images:
-                raise
-            planner.refused.add((group.start, group.stop))
+            planner.refuse(groups[items[problem.item].group])
 
 
 def compile_network(
@@ -90,7 +86,7 @@ def compile_network(
     placement = place(network, target)
     items, placed = arrange(placement, target)
     plan = global_memory.assign(global_memory.lifetimes(placement, items))
-    writer = Writer(items, placed, target, lambda buffer: Address(Space.CONTEXT, plan.offsets[buffer]))
+    writer = Writer(items, placed, target, plan.offsets, placement.constants)
     commands = writer.write()
     data = writer.coefficients.pack(PAGE)
     context = target.global_base + len(data)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from tpu_deploy.codegen.commands import PlannedCommand
 
 from tpu_deploy.chips import Chip
+from tpu_deploy.codegen.commands import PlannedCommand
 
 GRANULE = 64
 """Bytes of local memory that are tracked as one."""

@@ -64,7 +64,8 @@ def lifetimes(placement: Placement, items: Sequence[Item]) -> list[Lifetime]:
             last[buffer] = index
     for storage in (*placement.inputs, *placement.outputs):
         first[storage.buffer], last[storage.buffer] = 0, len(items)
-    return [Lifetime(b, round_up(max(placement.buffers[b], 1), ALIGN), first[b], last[b]) for b in first]
+    used = [b for b in first if b not in placement.constants]
+    return [Lifetime(b, round_up(max(placement.buffers[b], 1), ALIGN), first[b], last[b]) for b in used]
 
 
 def assign(alive: Iterable[Lifetime]) -> GlobalPlan:

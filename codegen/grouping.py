@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import tile_plan
 from tpu_deploy.codegen.items import Item, Resident, load_key
 from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.tile_plan import fits_fields
 from tpu_deploy.codegen.views import Box, Dims, Storage
 from tpu_deploy.codegen.works import Compute, Copy, Work
-
-from tpu_deploy.chips import Chip
 
 ROOM = 0.92
 """The share of local memory that the values of a group may take by the estimate: placing them exactly takes more."""
@@ -129,13 +129,14 @@ class Planner:
     kept_buffers: frozenset[str]
     chip: Chip
     refused: set[tuple[int, int]] = field(default_factory=set)
+    tile_room: dict[str, float] = field(default_factory=dict)
     wholes: dict[tuple[int, int], list[Whole]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.readers: dict[str, list[int]] = {}
+        self.readers: dict[str, set[int]] = {}
         for index, work in enumerate(self.works):
             for storage in _reads(work):
-                self.readers.setdefault(storage.buffer, []).append(index)
+                self.readers.setdefault(storage.buffer, set()).add(index)
 
     @cached_property
     def batch(self) -> int:
@@ -151,7 +152,9 @@ class Planner:
             self.wholes[key] = [
                 Whole(work, grown(variant, self.chip), images)
                 for variant in work.variants
-                if not any(variant.tiling.cuts) and (images == self.batch or variant.tiling.dims[0] == self.batch)
+                if not variant.fallback
+                and not any(variant.tiling.cuts)
+                and (images == self.batch or variant.tiling.dims[0] == self.batch)
             ]
         return self.wholes[key]
 
@@ -169,7 +172,7 @@ class Planner:
     def _is_wanted(self, index: int, form: Whole) -> bool:
         """Whether a later work can take a form's result from local memory."""
         place = form.result[0]
-        for reader in self.readers.get(form.work.result.buffer, []):
+        for reader in self.readers.get(form.work.result.buffer, set()):
             if reader > index and isinstance(self.works[reader], Compute):
                 options = self.whole(reader, form.images)
                 if options and place is not None and any(p == place for p, _ in options[0].operands.values()):
@@ -225,6 +228,16 @@ class Planner:
             holds = measure.peak + measure.constant_bytes <= room
             yield measure.cost(holds), Group(start, stop, images, holds)
 
+    def refuse(self, group: Group) -> None:
+        """Makes a group that found no room impossible; a work by itself is cut finer."""
+        if group.images:
+            self.refused.add((group.start, group.stop))
+            return
+        work = self.works[group.start]
+        assert isinstance(work, Compute)
+        name = work.view.result.name
+        self.tile_room[name] = self.tile_room.get(name, 1.0) * 0.7
+
     def items(self, groups: Sequence[Group]) -> list[Item]:
         """The items of all groups, in order."""
         found: list[Item] = []
@@ -239,7 +252,7 @@ class Planner:
         return found
 
     def _tile_items(self, work: Compute, number: int) -> list[Item]:
-        chosen = tile_plan.plan_tiles(work, self.chip)
+        chosen = tile_plan.plan_tiles(work, self.chip, self.tile_room.get(work.view.result.name, 1.0))
         items = []
         for program in chosen.programs:
             stored = frozenset(a.buffer for a in program.actions if isinstance(a, StoreResult))
@@ -312,6 +325,7 @@ class Measure:
         """How many later works take each result from local memory."""
         self.alive: list[int] = []
         """Bytes in use while each work runs, without what later works still need."""
+        self.written: set[str] = set()
         self.constant_bytes = 0
         self.loaded = 0.0
         self.peak = 0
@@ -319,8 +333,9 @@ class Measure:
     def add(self, index: int) -> bool:
         """Adds a work; False when no form of it can run in such slices."""
         form = self.planner.form(index, self.images, self.made)
-        if form is None:
+        if form is None or not fits_fields(form.program, self.planner.chip) or self._crosses_slices(form):
             return False
+        self.written.add(form.work.result.buffer)
         offset = len(self.forms)
         self.forms.append(form)
         self.taken.append(0)
@@ -354,6 +369,13 @@ class Measure:
             self.made[place], self.last[place] = offset, offset
         return True
 
+    def _crosses_slices(self, form: Whole) -> bool:
+        """Whether a form loads from global memory what a work of this group writes there, perhaps in a later slice."""
+        if self.images == self.planner.batch:
+            return False
+        loads = (load for p, load in form.operands.values() if p is None or p not in self.made)
+        return any(form.source(load) in self.written for load in loads)
+
     def _keep(self, place: Place, until: int) -> None:
         """Extends the life of a resident."""
         form = self.forms[self.made[place]]
@@ -366,7 +388,7 @@ class Measure:
         """Whether a result must go to global memory: it is an output, or somebody reads it there."""
         form = self.forms[offset]
         buffer = form.work.result.buffer
-        readers = [k for k in self.planner.readers.get(buffer, []) if k > self.start + offset]
+        readers = [k for k in self.planner.readers.get(buffer, set()) if k > self.start + offset]
         return form.result[0] is None or buffer in self.planner.kept_buffers or len(readers) > self.taken[offset]
 
     def cost(self, holds: bool) -> float:
@@ -388,8 +410,11 @@ def grown(variant: Variant, chip: Chip) -> Variant:
 
 
 def _slice_sizes(batch: int) -> list[int]:
-    """Images a slice may hold: the batch and its divisors."""
-    return [k for k in range(batch, 0, -1) if batch % k == 0]
+    """Images a slice may hold: the batch, and divisors of it each at most half the one before."""
+    sizes = [batch]
+    while sizes[-1] > 1:
+        sizes.append(next(k for k in range(sizes[-1] // 2, 0, -1) if batch % k == 0))
+    return sizes
 
 
 def _bytes(storage: Storage) -> int:

@@ -12,6 +12,7 @@ from itertools import accumulate, islice
 
 import numpy as np
 import numpy.typing as npt
+
 from tpu_deploy.codegen.findings import Finding, conflict, finding, name_of
 from tpu_deploy.codegen.isa import Command, Engine
 from tpu_deploy.codegen.isa.addresses import LANE_BYTES, LANES

@@ -1,8 +1,7 @@
 """Layouts of tensors in local memory: channel c lies in lane c mod 64, at slot c div 64."""
 
-from tpu_deploy.codegen.views import Dims
-
 from tpu_deploy.chips import Chip
+from tpu_deploy.codegen.views import Dims
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
 from tpu_deploy.codegen.views import AxisMap, Box, Dims
 
 
@@ -146,8 +147,12 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute an operation: how it may be cut, and the program of any box."""
+    """One way to compute an operation: how it may be cut, and the program of any box.
+
+    A fallback is for results that no other variant can cut small enough.
+    """
 
     name: str
     tiling: Tiling
     tile: Callable[[Box], TileProgram]
+    fallback: bool = False

@@ -8,6 +8,7 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+
 from tpu_deploy.codegen.gdma_operands import gdma_operands
 from tpu_deploy.codegen.isa.addresses import LANES
 from tpu_deploy.codegen.isa.encoding import Command

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import transfers
 from tpu_deploy.codegen.coefficients import CoefficientLayout
 from tpu_deploy.codegen.commands import Address, LocalRange, PlannedCommand, Space
@@ -24,11 +25,7 @@ from tpu_deploy.codegen.program import (
 from tpu_deploy.codegen.timeline import Block, Timeline, pack
 from tpu_deploy.codegen.views import Dims, Storage
 from tpu_deploy.codegen.works import Copy, FillMemory
-
-from tpu_deploy.chips import Chip
-
-GlobalAddress = Callable[[str], Address]
-"""Where a buffer of global memory starts."""
+from tpu_deploy.ir.weights import Array
 
 
 class NoRoom(Exception):
@@ -220,13 +217,27 @@ def _advance(layout: Layout, timeline: Timeline) -> list[list[Load]]:
 class Writer:
     """Writes the commands of placed items."""
 
-    def __init__(self, items: Sequence[Item], placed: PlacedItems, chip: Chip, where: GlobalAddress) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        placed: PlacedItems,
+        chip: Chip,
+        offsets: Mapping[str, int],
+        constants: Mapping[str, Array],
+    ) -> None:
         self.items = items
         self.placed = placed
         self.chip = chip
-        self.where = where
+        self.offsets = offsets
+        self.constants = constants
         self.coefficients = CoefficientLayout(chip)
         self.commands: list[PlannedCommand] = []
+
+    def where(self, buffer: str) -> Address:
+        """Where a buffer of global memory starts."""
+        if buffer in self.constants:
+            return Address(Space.COEFFICIENTS, self.coefficients.plain(buffer, self.constants[buffer]))
+        return Address(Space.CONTEXT, self.offsets[buffer])
 
     def write(self) -> list[PlannedCommand]:
         """All commands in program order: in each slot first the loads that run there, then the item."""

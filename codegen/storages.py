@@ -7,24 +7,27 @@ from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
+from xdsl.ir import Operation, SSAValue
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import EMITTERS, view
 from tpu_deploy.codegen.program import LoadOperand, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.tiles import Grid, boxes
 from tpu_deploy.codegen.views import Storage
 from tpu_deploy.codegen.works import Compute, Copy, FillMemory, Work
-from xdsl.ir import Operation, SSAValue
-
-from tpu_deploy.chips import Chip
+from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, dtype_of, name_of, shape_of
+from tpu_deploy.ir.weights import Array
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Works in order; sizes in bytes of all buffers; storages of the network's inputs and outputs, in order."""
+    """Works in order; sizes in bytes of all buffers; constants that are read like buffers; storages of inputs and outputs."""
 
     works: tuple[Work, ...]
     buffers: dict[str, int]
+    constants: dict[str, Array]
     inputs: tuple[Storage, ...]
     outputs: tuple[Storage, ...]
 
@@ -65,9 +68,23 @@ class Placer:
     storages: dict[SSAValue, Storage] = field(default_factory=dict)
     works: list[Work] = field(default_factory=list)
     buffers: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)
+
+    def storage(self, value: SSAValue) -> Storage:
+        """Where a value lies; a weight that is moved or returned as it is lies among the coefficients."""
+        array = self.network.weight(value)
+        if array is not None and value not in self.storages:
+            name = f"constant {name_of(value)}"
+            self.constants[name] = array
+            self.storages[value] = Storage.contiguous(name, array.dtype, array.shape)
+        return self.storages[value]
 
     def fresh(self, name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Storage:
         """A new buffer under `name` or a free variation of it."""
+        if 0 in shape:
+            raise BadInput(
+                f"{name}: has no elements (shape {'x'.join(map(str, shape))}); a TPU tensor needs at least one"
+            )
         free, count = name, 1
         while free in self.buffers:
             count += 1
@@ -147,7 +164,7 @@ def _homes(network: Network) -> dict[SSAValue, tuple[SSAValue, tuple[int, ...]]]
 
 
 def _reshape(placer: Placer, op: Operation) -> None:
-    source, result = placer.storages[op.operands[0]], op.results[0]
+    source, result = placer.storage(op.operands[0]), op.results[0]
     seen = source.reshaped(shape_of(result))
     if seen is None:
         seen = placer.copied(name_of(result), source).reshaped(shape_of(result))
@@ -156,12 +173,12 @@ def _reshape(placer: Placer, op: Operation) -> None:
 
 
 def _permute(placer: Placer, op: Operation) -> None:
-    placer.storages[op.results[0]] = placer.storages[op.operands[0]].permuted(attributes_of(op)["order"])
+    placer.storages[op.results[0]] = placer.storage(op.operands[0]).permuted(attributes_of(op)["order"])
 
 
 def _slice(placer: Placer, op: Operation) -> None:
     attributes = attributes_of(op)
-    source, shape = placer.storages[op.operands[0]], shape_of(op.results[0])
+    source, shape = placer.storage(op.operands[0]), shape_of(op.results[0])
     part = source.sliced(attributes["offset"], attributes["steps"], shape)
     backwards = any(step < 0 and size > 1 for step, size in zip(attributes["steps"], shape, strict=True))
     placer.storages[op.results[0]] = placer.copied(name_of(op), part) if backwards else part
@@ -177,12 +194,12 @@ def _concat(placer: Placer, op: Operation) -> None:
         if home is None or home[0] is not result or home[1][axis] != start:
             starts = tuple(start if a == axis else 0 for a in range(len(shape)))
             part = whole.sliced(starts, (1,) * len(shape), shape)
-            placer.works.append(Copy(name_of(result), placer.storages[operand], part))
+            placer.works.append(Copy(name_of(result), placer.storage(operand), part))
         start += shape[axis]
 
 
 def _pad(placer: Placer, op: Operation) -> None:
-    attributes, source = attributes_of(op), placer.storages[op.operands[0]]
+    attributes, source = attributes_of(op), placer.storage(op.operands[0])
     target = placer.target(op.results[0])
     rank = len(source.shape)
     inner = target.sliced(attributes["pads"][:rank], (1,) * rank, source.shape)
@@ -205,8 +222,8 @@ def _outputs(placer: Placer, inputs: set[str]) -> tuple[Storage, ...]:
     taken: set[str] = set()
     found = []
     for value, name in zip(placer.network.outputs, placer.network.output_names, strict=True):
-        storage = placer.storages[value]
-        size = placer.buffers[storage.buffer] // storage.dtype.itemsize
+        storage = placer.storage(value)
+        size = placer.buffers.get(storage.buffer, 0) // storage.dtype.itemsize
         alone = storage.is_contiguous and storage.offset == 0 and size == int(np.prod(storage.shape, dtype=np.int64))
         if not alone or storage.buffer in taken or storage.buffer in inputs:
             storage = placer.copied(f"{name}_copy", storage)
@@ -227,4 +244,4 @@ def place(network: Network, chip: Chip) -> Placement:
         else:
             placer.compute(op)
     outputs = _outputs(placer, {s.buffer for s in inputs})
-    return Placement(tuple(placer.works), placer.buffers, inputs, outputs)
+    return Placement(tuple(placer.works), placer.buffers, placer.constants, inputs, outputs)

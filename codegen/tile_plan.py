@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import transfers
 from tpu_deploy.codegen.items import load_key
 from tpu_deploy.codegen.layout import round_up
 from tpu_deploy.codegen.program import Action, LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.tiles import Grid, Order, boxes, channel_tiles, spatial_tiles
 from tpu_deploy.codegen.works import Compute
-
-from tpu_deploy.chips import Chip
 from tpu_deploy.errors import BadInput
 
 ROOM = 0.94
@@ -79,14 +78,25 @@ def _bytes(action: Action, work: Compute, chip: Chip) -> int:
     return 0
 
 
-def _cost(variant: Variant, grid: Grid, work: Compute, chip: Chip) -> float | None:
+def fits_fields(program: TileProgram, chip: Chip) -> bool:
+    """Whether all sizes can be written into instructions."""
+    for action in program.actions:
+        if isinstance(action, Step):
+            if any(v > chip.max_size for k, v in action.fields.items() if k[-2:] in ("_n", "_c", "_h", "_w")):
+                return False
+        elif isinstance(action, LoadOperand | StoreResult) and action.box.dims[1] > chip.max_size:
+            return False
+    return True
+
+
+def _cost(variant: Variant, grid: Grid, work: Compute, chip: Chip, share: float) -> float | None:
     """Cycles by the bytes moved, from one tile in the middle and the next; None where such tiles do not fit."""
     tiles = boxes(variant.tiling, grid)
     at = max(range(len(tiles)), key=lambda k: (prod(tiles[k].dims), -abs(k - len(tiles) // 2)))
     program = grown(variant.tile(tiles[at]), chip)
     need = sum(round_up(b.bytes, chip.vector_bytes) for b in program.buffers)
-    room = chip.lane_bytes * ROOM
-    if need > room:
+    room = chip.lane_bytes * ROOM * share
+    if need > room or not fits_fields(program, chip):
         return None
     kept: set[str] = set()
     if len(tiles) > 1:
@@ -114,7 +124,7 @@ def _orders(channels: int, tile: int) -> tuple[Order, ...]:
     return ("channels_outside",) if tile >= channels else ("channels_outside", "channels_inside")
 
 
-def _grids(variant: Variant, work: Compute, chip: Chip) -> Iterator[tuple[float, Grid]]:
+def _grids(variant: Variant, work: Compute, chip: Chip, share: float) -> Iterator[tuple[float, Grid]]:
     """Grids whose tiles fit, with their costs; ever finer ones until that stops paying."""
     for channels in channel_tiles(variant.tiling):
         best, worse = float("inf"), 0
@@ -122,7 +132,7 @@ def _grids(variant: Variant, work: Compute, chip: Chip) -> Iterator[tuple[float,
             found = float("inf")
             for order in _orders(variant.tiling.dims[1], channels):
                 grid = Grid((n, channels, h, w), order)
-                cost = _cost(variant, grid, work, chip)
+                cost = _cost(variant, grid, work, chip, share)
                 if cost is not None:
                     found = min(found, cost)
                     yield cost, grid
@@ -134,13 +144,13 @@ def _grids(variant: Variant, work: Compute, chip: Chip) -> Iterator[tuple[float,
                 break
 
 
-def plan_tiles(work: Compute, chip: Chip) -> TilePlan:
-    """The cheapest cut of the first variant that has one.
+def plan_tiles(work: Compute, chip: Chip, share: float = 1.0) -> TilePlan:
+    """The cheapest cut, of the first variant that has one, whose tiles take at most a share of local memory.
 
     Raises BadInput naming the tensor when not even the smallest tile fits local memory.
     """
     for variant in work.variants:
-        found = min(_grids(variant, work, chip), key=lambda g: g[0], default=None)
+        found = min(_grids(variant, work, chip, share), key=lambda g: g[0], default=None)
         if found is None:
             continue
         programs = tuple(grown(variant.tile(box), chip) for box in boxes(variant.tiling, found[1]))

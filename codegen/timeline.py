@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tpu_deploy.codegen.layout import round_up
-
 from tpu_deploy.chips import Chip
+from tpu_deploy.codegen.layout import round_up
 
 LOOKAHEAD = 96
 """How many slots a load may run ahead of its first use."""

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from tpu_deploy import chips
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.bmodel import DECODED_CHIP, Bmodel, decode_group
 from tpu_deploy.codegen.commands import PlannedCommand, Space
 from tpu_deploy.codegen.isa import INSTRUCTIONS, Command, Engine, opcode
 from tpu_deploy.codegen.timing_cost import Cost, Formula
 from tpu_deploy.codegen.timing_gdma import GDMA_FORMULAS
 from tpu_deploy.codegen.timing_tiu import TIU_FORMULAS
-
-from tpu_deploy import chips
-from tpu_deploy.chips import Chip
 from tpu_deploy.errors import BadInput
 
 __all__ = [

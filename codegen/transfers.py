@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.commands import Address, LocalRange, PlannedCommand, Space
 from tpu_deploy.codegen.isa import Precision
 from tpu_deploy.codegen.layout import round_up
 from tpu_deploy.codegen.views import Dims, Storage
-
-from tpu_deploy.chips import Chip
 
 FORMAT = {1: int(Precision.I8), 2: int(Precision.I16), 4: int(Precision.I32)}
 MAX_COLUMN_STRIDE_BYTES = 128

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
 from tpu_deploy.codegen.emitters.flat import elementwise_variants
@@ -23,8 +25,6 @@ from tpu_deploy.codegen.program import (
     Variant,
 )
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
-
-from tpu_deploy.chips import Chip
 
 ENTRIES = 256
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters.flat import elementwise_variants
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
@@ -12,8 +14,6 @@ from tpu_deploy.codegen.isa import ArithmeticOp
 from tpu_deploy.codegen.layout import aligned_bytes
 from tpu_deploy.codegen.program import Buffer, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes
-
-from tpu_deploy.chips import Chip
 
 F32, I16, I8 = np.dtype(np.float32), np.dtype(np.int16), np.dtype(np.int8)
 

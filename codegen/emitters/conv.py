@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
 from tpu_deploy.codegen.emitters.instructions import Local, Window
@@ -29,15 +32,29 @@ from tpu_deploy.codegen.program import (
 )
 from tpu_deploy.codegen.views import AxisMap, Box, Dims, canonical_axes, dims_of
 
-from tpu_deploy.chips import Chip
-from tpu_deploy.ir import geometry
-
 I32 = np.dtype(np.int32)
 
 ACC_BUDGET = 32768
 """Bytes of a lane that int32 sums may take at a time: the larger, the fewer commands; the smaller, the more room."""
+PART_BYTES = 32768
+"""Bytes of an output channel's filter that one part of the input channels takes where they are summed in parts."""
 MAX_STRIDE = 65536
 """Strides of a convolution's input have 16 bits."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a window reads along one axis: [low, high) with padding, of it [first, last) are real; empty if first >= last."""
+
+    low: int
+    high: int
+    first: int
+    last: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether only padding is read."""
+        return self.first >= self.last
 
 
 @dataclass(frozen=True)
@@ -74,24 +91,18 @@ class Problem:
         """Output channels of a group."""
         return self.filters.shape[0] // self.groups
 
-    def input_window(self, box: Box) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]:
-        """Rows, columns and pads that a box of the result needs of the input."""
-        _, _, height, width = self.x_dims
-        top, left, _, _ = self.pads
-        rows = self._span(box, 0, height, top)
-        columns = self._span(box, 1, width, left)
-        return rows[:2], columns[:2], (rows[2], columns[2], rows[3], columns[3])
+    def span(self, box: Box, axis: int) -> Span:
+        """What a box of the result reads along h (0) or w (1).
 
-    def _span(self, box: Box, axis: int, size: int, begin: int) -> tuple[int, int, int, int]:
-        """`geometry.input_range` along h (0) or w (1); the last tile takes what a stride leaves over, so that a whole
-        result reads its whole input."""
+        The last tile takes what a stride leaves over, so that a whole result reads its whole input.
+        """
         start, stop = box.start[2 + axis], box.stop[2 + axis]
-        kernel, stride, dilation = self.kernel[axis], self.strides[axis], self.dilations[axis]
-        first, last, before, after = geometry.input_range(start, stop, size, kernel, stride, begin, dilation)
-        output = dims_of(self.op.result.shape, self.axes)[2 + axis]
-        if stop == output and after == 0 and size - last < stride:
-            last = size
-        return first, last, before, after
+        size, output = self.x_dims[2 + axis], dims_of(self.op.result.shape, self.axes)[2 + axis]
+        low = start * self.strides[axis] - self.pads[axis]
+        high = (stop - 1) * self.strides[axis] - self.pads[axis] + self.dilations[axis] * (self.kernel[axis] - 1) + 1
+        if stop == output and 0 < size - high < self.strides[axis] <= self.chip.max_stride:
+            high = size
+        return Span(low, high, max(low, 0), min(high, size))
 
 
 def merge_groups(filters: npt.NDArray[np.int8], groups: int, block: int) -> tuple[npt.NDArray[np.int8], int]:
@@ -108,6 +119,13 @@ def merge_groups(filters: npt.NDArray[np.int8], groups: int, block: int) -> tupl
     return out.reshape(oc, merged * ic, *filters.shape[2:]), groups // merged
 
 
+def _strides(problem: Problem, box: Box) -> tuple[int, int]:
+    """Strides over a box: one too large for an instruction does not matter where there is one position along the axis."""
+    limit = problem.chip.max_stride
+    down, across = (1 if n == 1 and s > limit else s for n, s in zip(box.dims[2:], problem.strides, strict=True))
+    return down, across
+
+
 def load_window(
     problem: Problem, box: Box, channels: tuple[int, int], name: str, pad_value: int
 ) -> tuple[Buffer, list[Action], Local, Window]:
@@ -116,21 +134,25 @@ def load_window(
     `pad_value` is the byte that padding holds. Pads beyond what an instruction can express are written into the buffer.
     """
     chip, x = problem.chip, problem.op.operand("input")
-    rows, columns, pads = problem.input_window(box)
-    read = Box((box.start[0], channels[0], rows[0], columns[0]), (box.stop[0], channels[1], rows[1], columns[1]))
-    window = Window(problem.kernel, problem.strides, problem.dilations, pads, pad_value)
-    if max(pads) <= chip.max_pad:
+    rows, columns = problem.span(box, 0), problem.span(box, 1)
+    pads = (rows.first - rows.low, columns.first - columns.low, rows.high - rows.last, columns.high - columns.last)
+    images = (box.start[0], box.stop[0])
+    window = Window(problem.kernel, _strides(problem, box), problem.dilations, pads, pad_value)
+    empty = rows.is_empty or columns.is_empty
+    if not empty and max(pads) <= chip.max_pad:
+        read = Box(
+            (images[0], channels[0], rows.first, columns.first), (images[1], channels[1], rows.last, columns.last)
+        )
         local = Local(name, read.dims, x.dtype)
         buffer = Buffer(name, aligned_bytes(read.dims, x.dtype.itemsize, chip))
         return buffer, [LoadOperand(0, x.shape, problem.axes, read, name)], local, window
-    top, left, bottom, right = pads
-    n, c, h, w = read.dims
-    dims = (n, c, h + top + bottom, w + left + right)
-    into = (dims, (0, 0, top, left))
-    actions: list[Action] = [
-        Fill(name, dims, x.dtype.itemsize, pad_value),
-        LoadOperand(0, x.shape, problem.axes, read, name, into),
-    ]
+    dims = (images[1] - images[0], channels[1] - channels[0], rows.high - rows.low, columns.high - columns.low)
+    actions: list[Action] = [Fill(name, dims, x.dtype.itemsize, pad_value)]
+    if not empty:
+        read = Box(
+            (images[0], channels[0], rows.first, columns.first), (images[1], channels[1], rows.last, columns.last)
+        )
+        actions.append(LoadOperand(0, x.shape, problem.axes, read, name, (dims, (0, 0, pads[0], pads[1]))))
     buffer = Buffer(name, aligned_bytes(dims, x.dtype.itemsize, chip))
     return buffer, actions, Local(name, dims, x.dtype), replace(window, pads=(0, 0, 0, 0))
 
@@ -166,7 +188,8 @@ def chunks(dims: Dims, chip: Chip, row_quantum: int = 0) -> list[Chunk]:
         return [Chunk((0, n), (0, slots), (0, h))]
     one = aligned_bytes((1, *dims[1:]), 4, chip)
     if one <= ACC_BUDGET:
-        return [Chunk((k, k + 1), (0, slots), (0, h)) for k in range(n)]
+        step = ACC_BUDGET // one
+        return [Chunk((k, min(k + step, n)), (0, slots), (0, h)) for k in range(0, n, step)]
     single = one // slots
     if single <= ACC_BUDGET or not row_quantum:
         step = max(1, ACC_BUDGET // single)
@@ -199,9 +222,13 @@ def _finish(acc: Local, y: Local, table: Access, chip: Chip) -> list[Action]:
     ]
 
 
-def _row_quantum(x: Local, y: Local, chip: Chip) -> int:
-    """Rows of the result that a chunk must be a multiple of so that it begins on a vector; 0 where it cannot be cut."""
-    if aligned_strides(x.dims, x.dtype.itemsize, chip)[1] >= MAX_STRIDE:
+def _row_quantum(x: Local, y: Local, window: Window, chip: Chip) -> int:
+    """Rows of the result that a chunk must be a multiple of so that it begins on a vector; 0 where it cannot be cut.
+
+    It cannot where an input plane is too large for strides, or where a chunk might lie wholly in padding.
+    """
+    reach = window.dilations[0] * (window.kernel[0] - 1) + 1
+    if aligned_strides(x.dims, x.dtype.itemsize, chip)[1] >= MAX_STRIDE or max(window.pads[::2]) >= reach:
         return 0
     return chip.vector_bytes // math.gcd(y.dims[3], chip.vector_bytes)
 
@@ -214,10 +241,11 @@ def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, heig
     base = x.offset + chunk.images[0] * strides[0]
     if chunk.rows == (0, height):
         return Local(x.buffer, (images, c, h, w), x.dtype, base), window
-    first, last, top, bottom = geometry.input_range(
-        *chunk.rows, h, window.kernel[0], window.strides[0], window.pads[0], window.dilations[0]
-    )
-    pads = (top, window.pads[1], bottom, window.pads[3])
+    low = chunk.rows[0] * window.strides[0] - window.pads[0]
+    reach = window.dilations[0] * (window.kernel[0] - 1) + 1
+    high = (chunk.rows[1] - 1) * window.strides[0] - window.pads[0] + reach
+    first, last = max(low, 0), min(high, h)
+    pads = (first - low, window.pads[1], high - last, window.pads[3])
     part = Local(x.buffer, (images, c, last - first, w), x.dtype, base + first * w, strides)
     return part, replace(window, pads=pads)
 
@@ -233,7 +261,7 @@ def dense_steps(
     actions: list[Action] = []
     size = 0
     filter_bytes = packing.conv_filter_bytes(x.dims[1], *window.kernel, chip.conv_block_i8)
-    for chunk in chunks(y.dims, chip, _row_quantum(x, y, chip)):
+    for chunk in chunks(y.dims, chip, _row_quantum(x, y, window, chip)):
         target = part_of(y, chunk, chip)
         source, over = _chunk_window(problem, x, window, chunk, y.dims[2])
         first, last = chunk.slots
@@ -341,31 +369,124 @@ def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
     )
 
 
-def dense_variant(problem: Problem) -> Variant:
-    """The convolution on the CONV unit, cut in output channels (within a group), images, rows and columns."""
-    size = problem.channels_out
-    lanes = problem.chip.lanes
-    multiple = lanes if problem.groups == 1 or size % lanes == 0 else size
+def dense_variants(problem: Problem) -> list[Variant]:
+    """The convolution on the CONV unit, cut in output channels, images, rows and columns.
+
+    Groups are cut inside, and input channels summed part by part, only where nothing else fits.
+    """
     shape = problem.op.result.shape
-    tiling = Tiling(shape, problem.axes, dims_of(shape, problem.axes), (1, multiple, 1, 1))
-    return Variant("dense", tiling, partial(_dense_tile, problem))
+    dims, lanes, size = dims_of(shape, problem.axes), problem.chip.lanes, problem.channels_out
+    cuts = stride_cuts(problem, dims)
+    whole = lanes if problem.groups == 1 or size % lanes == 0 else size
+
+    def variant(name: str, multiple: int, tile: Callable[[Problem, Box], TileProgram], fallback: bool) -> Variant:
+        return Variant(
+            name, Tiling(shape, problem.axes, dims, (1, multiple, 1, 1), cuts), partial(tile, problem), fallback
+        )
+
+    found = [variant("dense", whole, _dense_tile, False)]
+    if whole != lanes:
+        found.append(variant("dense, groups cut", lanes, _dense_tile, True))
+    if problem.groups == 1:
+        found.append(variant("dense, inputs in parts", lanes, _split_tile, True))
+    return found
+
+
+def stride_cuts(problem: Problem, dims: Dims) -> tuple[tuple[int, ...], ...]:
+    """Where a stride is more than an instruction can express each position is a tile of its own."""
+
+    def along(axis: int) -> tuple[int, ...]:
+        return tuple(range(1, dims[2 + axis])) if problem.strides[axis] > problem.chip.max_stride else ()
+
+    return (), (), along(0), along(1)
+
+
+def _pack_filters(problem: Problem, outputs: tuple[int, int], inputs: tuple[int, int]) -> packing.Bytes:
+    part = problem.filters[slice(*outputs), slice(*inputs)]
+    return packing.rows_by_lane(packing.conv_filter(part, problem.chip.conv_block_i8), problem.chip)
+
+
+def _pack_slots(problem: Problem, first: int, last: int) -> packing.Bytes:
+    op, part = problem.op, slice(first, last)
+    slots = packing.requant_slots(
+        op.constant("multiplier")[part], op.constant("rshift")[part], op.result.zero_point, op.constant("bias")[part]
+    )
+    return packing.rows_by_lane(slots, problem.chip)
+
+
+def _split_tile(problem: Problem, box: Box) -> TileProgram:
+    """A tile whose input channels are too many for local memory: int32 sums over one part after another."""
+    op, chip = problem.op, problem.chip
+    first, last = box.start[1], box.stop[1]
+    taps = problem.kernel[0] * problem.kernel[1]
+    step = max(chip.conv_block_i8, PART_BYTES // taps // chip.conv_block_i8 * chip.conv_block_i8)
+    slots, lanes = channel_groups(last - first, chip), min(last - first, chip.lanes)
+    acc, y = Local("acc", box.dims, I32), Local("y", box.dims, op.result.dtype)
+    buffers: dict[str, Buffer] = {
+        "table": Buffer("table", slots * packing.SLOT_BYTES),
+        "acc": Buffer("acc", aligned_bytes(box.dims, 4, chip), away=frozenset({"y"})),
+        "y": Buffer("y", aligned_bytes(box.dims, 1, chip)),
+    }
+    key = f"{op.result.name}:{first}:{last}"
+    actions: list[Action] = []
+    for index, low in enumerate(range(0, problem.channels_in, step)):
+        high = min(low + step, problem.channels_in)
+        place = index % 2
+        x_buffer, loads, x, window = load_window(problem, box, (low, high), f"x{place}", problem.zero)
+        row = slots * packing.conv_filter_bytes(high - low, *problem.kernel, chip.conv_block_i8)
+        for buffer in (x_buffer, Buffer(f"weights{place}", row)):
+            known = buffers.get(buffer.name, buffer)
+            buffers[buffer.name] = replace(buffer, bytes=max(buffer.bytes, known.bytes))
+        pack = partial(_pack_filters, problem, (first, last), (low, high))
+        weights = Access(f"weights{place}", 0, row)
+        actions += [
+            LoadConstant(f"{key}:{low}", lanes, row, weights.buffer, pack),
+            *loads,
+            tiu.convolution(acc, x, weights, window, chip, add=index > 0),
+        ]
+    pack = partial(_pack_slots, problem, first, last)
+    table = Access("table", 0, slots * packing.SLOT_BYTES)
+    actions += [
+        LoadConstant(f"{key}:table", lanes, slots * packing.SLOT_BYTES, "table", pack),
+        *_finish(acc, y, table, chip),
+        StoreResult(op.result.shape, problem.axes, box, "y"),
+    ]
+    return TileProgram(tuple(buffers.values()), tuple(actions))
+
+
+def spread_taps(
+    filters: npt.NDArray[np.int8], axis: int, dilation: int, limit: int
+) -> tuple[npt.NDArray[np.int8], int]:
+    """Filters and dilation along an axis such that the dilation is at most `limit`: zero taps stand between the taps."""
+    size = filters.shape[axis]
+    if size == 1:
+        return filters, 1
+    kept = max(k for k in range(1, limit + 1) if dilation % k == 0)
+    apart = dilation // kept
+    if apart == 1:
+        return filters, dilation
+    shape = list(filters.shape)
+    shape[axis] = (size - 1) * apart + 1
+    spread = np.zeros(shape, filters.dtype)
+    spread[tuple(slice(None, None, apart) if a == axis else slice(None) for a in range(4))] = filters
+    return spread, kept
 
 
 @emits("tpu.Conv2D")
 def conv2d(op: OperationView, chip: Chip) -> list[Variant]:
     """Depthwise convolutions on the pooling unit, all others on the CONV unit."""
     attributes = op.attributes
-    kernel, strides, dilations = (
-        (a[0], a[1]) for a in (attributes[k] for k in ("kernel_shape", "strides", "dilations"))
-    )
-    top, left, bottom, right = attributes["pads"]
     filters, groups = op.constant("filter"), attributes["group"]
-    problem = Problem(
-        op, chip, canonical_axes(4), filters, groups, kernel, strides, dilations, (top, left, bottom, right)
-    )
+    filters, down = spread_taps(filters, 2, attributes["dilations"][0], chip.max_dilation)
+    filters, across = spread_taps(filters, 3, attributes["dilations"][1], chip.max_dilation)
+    kernel, strides = (filters.shape[2], filters.shape[3]), (attributes["strides"][0], attributes["strides"][1])
+    top, left, bottom, right = attributes["pads"]
+    pads = (top, left, bottom, right)
+    problem = Problem(op, chip, canonical_axes(4), filters, groups, kernel, strides, (down, across), pads)
     if groups > 1 and filters.shape[1] == 1 and filters.shape[0] == groups:
         shape = op.result.shape
-        tiling = Tiling(shape, problem.axes, dims_of(shape, problem.axes), (1, chip.lanes, 1, 1))
+        dims = dims_of(shape, problem.axes)
+        tiling = Tiling(shape, problem.axes, dims, (1, chip.lanes, 1, 1), stride_cuts(problem, dims))
         return [Variant("depthwise", tiling, partial(_depthwise_tile, problem))]
     filters, groups = merge_groups(filters, groups, chip.conv_block_i8)
-    return [dense_variant(replace(problem, filters=filters, groups=groups))]
+    return dense_variants(replace(problem, filters=filters, groups=groups))

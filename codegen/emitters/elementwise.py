@@ -7,6 +7,8 @@ from functools import partial
 from math import prod
 
 import numpy as np
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
 from tpu_deploy.codegen.emitters.flat import Tile, elementwise_variants
@@ -25,8 +27,6 @@ from tpu_deploy.codegen.program import (
     Variant,
 )
 from tpu_deploy.codegen.views import Box, Dims, canonical_axes, dims_of
-
-from tpu_deploy.chips import Chip
 from tpu_deploy.ir.weights import Array
 
 I16, I32, I8, U8 = (np.dtype(t) for t in (np.int16, np.int32, np.int8, np.uint8))

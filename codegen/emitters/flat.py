@@ -6,10 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from math import prod
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.program import TileProgram, Tiling, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
-
-from tpu_deploy.chips import Chip
 
 Tile = Callable[[tuple[int, ...], Box], TileProgram]
 """Makes the program of a box of the result seen under a shape with the canonical axes of its rank."""

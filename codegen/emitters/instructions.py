@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.isa import (
     ArithmeticOp,
     ConvolutionOp,
@@ -19,8 +21,6 @@ from tpu_deploy.codegen.isa import (
 from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides, channel_groups
 from tpu_deploy.codegen.program import Access, Ref, Step
 from tpu_deploy.codegen.views import Dims
-
-from tpu_deploy.chips import Chip
 from tpu_deploy.numbers import RoundMode
 
 DIVISION_STEPS = 4

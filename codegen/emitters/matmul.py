@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from tpu_deploy.codegen.emitters.conv import Problem, dense_variant
+
+from tpu_deploy.chips import Chip
+from tpu_deploy.codegen.emitters.conv import Problem, dense_variants
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.program import Variant
 from tpu_deploy.codegen.views import rows_axes
-
-from tpu_deploy.chips import Chip
 
 
 @emits("tpu.MatMul")
@@ -18,4 +18,4 @@ def matmul(op: OperationView, chip: Chip) -> list[Variant]:
     right = np.ascontiguousarray(op.constant("right").T)
     filters = right.reshape(*right.shape, 1, 1)
     axes = rows_axes(len(op.result.shape))
-    return [dense_variant(Problem(op, chip, axes, filters, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)))]
+    return dense_variants(Problem(op, chip, axes, filters, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)))

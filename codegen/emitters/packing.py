@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from tpu_deploy.codegen.layout import round_up
 
 from tpu_deploy.chips import Chip
+from tpu_deploy.codegen.layout import round_up
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
-from tpu_deploy.codegen.emitters.conv import I32, Problem, load_window
+from tpu_deploy.codegen.emitters.conv import I32, Problem, load_window, stride_cuts
 from tpu_deploy.codegen.emitters.instructions import Constant, Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
@@ -16,8 +18,6 @@ from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
 from tpu_deploy.codegen.layout import aligned_bytes
 from tpu_deploy.codegen.program import Action, Buffer, LoadOperand, StoreResult, TileProgram, Tiling, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
-
-from tpu_deploy.chips import Chip
 from tpu_deploy.ir import geometry
 
 ONE = Constant(1, np.dtype(np.int8))
@@ -56,28 +56,29 @@ class Part:
 
 
 def _parts(problem: Problem, box: Box, pad_value: int) -> list[Part]:
-    """The box's window whole, or, where its input is too much for local memory, in blocks of rows (of one output row)."""
+    """The box's window whole, or, where its input is too much for local memory, one position's in blocks of rows.
+
+    One position needs no padding: what lies there neither wins a maximum nor adds to a sum of distances to zero.
+    """
     channels = (box.start[1], box.stop[1])
     buffer, actions, x, window = load_window(problem, box, channels, "x", pad_value)
-    if buffer.bytes <= problem.chip.lane_bytes // 2 or box.dims[2] > 1:
+    if buffer.bytes <= problem.chip.lane_bytes // 2 or box.dims[2:] != (1, 1):
         return [Part(buffer, actions, x, window)]
-    (load,) = (a for a in actions if isinstance(a, LoadOperand))
-    n, c, _, w = load.box.dims
-    h = window.kernel[0] - window.pads[0] - window.pads[2]
-    row = aligned_bytes((n, c, 1, w), 1, problem.chip)
-    height = max(1, problem.chip.lane_bytes // 8 // row)
+    rows, columns = problem.span(box, 0), problem.span(box, 1)
+    last = min(rows.last, rows.low + problem.kernel[0])
+    right = min(columns.last, columns.low + problem.kernel[1])
+    width = right - columns.first
+    line = aligned_bytes((box.dims[0], box.dims[1], 1, width), 1, problem.chip)
+    height = max(1, problem.chip.lane_bytes // 8 // line)
     parts = []
-    for index, first in enumerate(range(0, h, height)):
-        count = min(height, h - first)
-        start, stop = load.box.start, load.box.stop
-        top = start[2] + first
-        rows = Box((start[0], start[1], top, start[3]), (stop[0], stop[1], top + count, stop[3]))
+    for index, top in enumerate(range(rows.first, last, height)):
+        bottom = min(top + height, last)
+        read = Box((box.start[0], channels[0], top, columns.first), (box.stop[0], channels[1], bottom, right))
         name = f"x{index % 2}"
-        left, right = window.pads[1], window.pads[3]
-        block = Window((count, window.kernel[1]), window.strides, window.dilations, (0, left, 0, right), pad_value)
-        local = Local(name, rows.dims, x.dtype)
-        size = Buffer(name, aligned_bytes((n, c, height, w), 1, problem.chip))
-        parts.append(Part(size, [replace(load, box=rows, buffer=name)], local, block))
+        size = Buffer(name, aligned_bytes((box.dims[0], box.dims[1], height, width), 1, problem.chip))
+        load = LoadOperand(0, problem.op.operand("input").shape, problem.axes, read, name)
+        block = Window((bottom - top, width), pad_value=pad_value)
+        parts.append(Part(size, [load], Local(name, read.dims, x.dtype), block))
     return parts
 
 
@@ -131,7 +132,8 @@ def _average_tile(problem: Problem, box: Box) -> TileProgram:
 def max_pool(op: OperationView, chip: Chip) -> list[Variant]:
     """One maximum instruction."""
     problem = _problem(op, chip)
-    tiling = Tiling(op.result.shape, problem.axes, dims_of(op.result.shape, problem.axes), (1, chip.lanes, 1, 1))
+    dims = dims_of(op.result.shape, problem.axes)
+    tiling = Tiling(op.result.shape, problem.axes, dims, (1, chip.lanes, 1, 1), stride_cuts(problem, dims))
     return [Variant("window", tiling, partial(_max_tile, problem))]
 
 
@@ -140,6 +142,7 @@ def average_pool(op: OperationView, chip: Chip) -> list[Variant]:
     """Exact sums, then one multiplier a tile: a tile ends where the number of counted positions changes."""
     problem = _problem(op, chip)
     dims = dims_of(op.result.shape, problem.axes)
-    cuts = ((), (), _cuts(_counts(op, 0)), _cuts(_counts(op, 1)))
+    by_stride = stride_cuts(problem, dims)
+    cuts = ((), (), by_stride[2] or _cuts(_counts(op, 0)), by_stride[3] or _cuts(_counts(op, 1)))
     tiling = Tiling(op.result.shape, problem.axes, dims, (1, chip.lanes, 1, 1), cuts)
     return [Variant("window", tiling, partial(_average_tile, problem))]

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.program import Variant
-
-from tpu_deploy.chips import Chip
 
 Emitter = Callable[[OperationView, Chip], list[Variant]]
 """Variants of an operation, the preferred one first."""

@@ -6,6 +6,8 @@ import math
 from functools import partial
 
 import numpy as np
+
+from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters.elementwise import Assembly
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
@@ -25,8 +27,6 @@ from tpu_deploy.codegen.program import (
     Variant,
 )
 from tpu_deploy.codegen.views import AxisMap, Box, dims_of
-
-from tpu_deploy.chips import Chip
 from tpu_deploy.numbers import RoundMode
 
 F32, I32 = np.dtype(np.float32), np.dtype(np.int32)
