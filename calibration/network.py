@@ -15,8 +15,10 @@ from tpu_deploy.errors import BadInput
 
 Model = bytes | str | PathLike[str] | onnx.ModelProto
 
-FUSED_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
-"""What onnxruntime computes inside a convolution unless somebody asks for the value before it."""
+ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
+
+FUSED = {"Conv": ACTIVATIONS | {"BatchNormalization"}, "BatchNormalization": ACTIVATIONS}
+"""What onnxruntime computes together with an operator unless somebody asks for the value between them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Network:
         for value in self.proto.graph.input:
             if value.name not in weights:
                 kind = value.type.tensor_type
-                shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim)
+                shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
                 specs[value.name] = InputSpec(value.name, shape, np.dtype(dtype))
         return specs
@@ -67,7 +69,7 @@ class Network:
         return [name for node in self.proto.graph.node for name in node.output if name]
 
     def worth_observing(self) -> list[str]:
-        """Inputs and computed tensors, but for constants and values inside a convolution with its activation."""
+        """Inputs and computed tensors, but for constants and what is fused into the operator after it."""
         graph = self.proto.graph
         readers: dict[str, list[str]] = {value.name: ["output"] for value in graph.output}
         for node in graph.node:
@@ -76,7 +78,7 @@ class Network:
         passed = {node.output[0] for node in graph.node if node.op_type == "Constant"}
         for node in graph.node:
             read_by = readers.get(node.output[0], [])
-            if node.op_type == "Conv" and len(read_by) == 1 and read_by[0] in FUSED_ACTIVATIONS:
+            if len(read_by) == 1 and read_by[0] in FUSED.get(node.op_type, ()):
                 passed.add(node.output[0])
         return [*self.inputs(), *(name for name in self.computed() if name not in passed)]
 
