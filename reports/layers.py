@@ -1,4 +1,4 @@
-"""Layer by layer: how near the quantized network's tensors are to the float network's, errors of all layers before in."""
+"""Layer by layer, errors added up: how near the quantized network's tensors are to the float network's."""
 
 from __future__ import annotations
 

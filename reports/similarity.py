@@ -22,8 +22,8 @@ class Similarity:
     `cosine` is that of the worst sample; the others pool all samples. `sqnr_db` is 10 log10(signal / noise), infinite
     for identical tensors, `relative_l2` the norm of the error over that of the expected tensor, `max_error` the largest
     absolute error. `saturated` is the share of expected values that the actual type cannot hold. A NaN or infinity on
-    either side makes cosine and errors NaN and counts in `not_finite`. Where the expected tensor is zero throughout, the
-    cosine is 1 if the actual one is too, else 0.
+    either side makes cosine and errors NaN and counts in `not_finite`. Where the expected tensor is zero throughout,
+    the cosine is 1 if the actual one is too, else 0.
     """
 
     samples: int
@@ -122,11 +122,12 @@ def similarity(expected: Array, actual: Array) -> Similarity:
 
 def signal_to_noise(signal: float, noise: float) -> float:
     """10 log10(signal / noise) in dB: infinite without noise, minus infinite for noise where no signal is."""
-    if math.isnan(signal) or math.isnan(noise):
+    if math.isnan(signal) or math.isnan(noise) or math.isinf(signal):
         return math.nan
     if noise == 0:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    ratio = signal / noise
+    return 10 * math.log10(ratio) if ratio else -math.inf
 
 
 def _relative(signal: float, noise: float) -> float:

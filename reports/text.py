@@ -21,12 +21,12 @@ def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = (), right: 
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that suits: `27.8 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
+    """Bytes in the unit that suits: `27.8 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+        count /= 1024
+    return f"{count:.1f} GiB"
 
 
 def decibels(value: float) -> str:

@@ -31,10 +31,9 @@ def by_tensor(estimate: Estimate, commands: Sequence[PlannedCommand]) -> list[di
     origins = {
         engine: [command.origin for command in commands if command.engine == engine] for engine in ("TIU", "GDMA")
     }
-    found = {command.origin: {"name": command.origin, "tiu_cycles": 0, "gdma_cycles": 0} for command in commands}
+    cycles = {command.origin: {"TIU": 0, "GDMA": 0} for command in commands}
     position = {"TIU": 0, "GDMA": 0}
     for row in estimate.rows():
-        origin = origins[row.engine][position[row.engine]]
+        cycles[origins[row.engine][position[row.engine]]][row.engine] += row.cycles
         position[row.engine] += 1
-        found[origin][f"{row.engine.lower()}_cycles"] += row.cycles
-    return list(found.values())
+    return [{"name": n, "tiu_cycles": each["TIU"], "gdma_cycles": each["GDMA"]} for n, each in cycles.items()]

@@ -17,19 +17,17 @@ ENVIRONMENT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with its exit code."""
-    code = run(sys.argv[1:] if arguments is None else arguments)
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command: 0 done, 1 a check failed, 2 bad input, 130 interrupted; one line says why."""
-    from tpu_deploy.cli.app import USAGE_ERROR, Abort, Exit, execute
+    from tpu_deploy.cli.app import USAGE_ERROR, Abort, execute
 
     try:
-        return execute(arguments or ["--help"])
-    except Exit as ended:
-        return ended.exit_code
+        code = execute(arguments or ["--help"])
+        sys.stdout.flush()
+        return _told("interrupted", INTERRUPTED) if code == INTERRUPTED else code
     except BadInput as error:
         return _told(str(error), BAD_INPUT)
     except CheckFailed as error:

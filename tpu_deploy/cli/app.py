@@ -15,7 +15,7 @@ from tpu_deploy.errors import CheckFailed
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What a wrong command line raises."""
 
-Abort, Exit = typer.Abort, typer.Exit
+Abort = typer.Abort
 
 app = typer.Typer(
     name="tpu-deploy",

@@ -21,9 +21,10 @@ def read(path: str) -> dict[str, Array]:
     if not Path(path).is_file():
         raise BadInput(f"--inputs {path}: no such file; give an .npz file with the inputs by name")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise BadInput(f"--inputs {path}: is a single array; save an .npz file with the inputs by name")
+        archive = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise BadInput(f"--inputs {path}: is a single array; save an .npz file with the inputs by name")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"--inputs {path}: is not a readable .npz file ({error}); save it again") from error

@@ -18,7 +18,7 @@ InputShape = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=1,3,224,224",
-        help="Shape of an input: fills dynamic dimensions, may override the batch. Repeatable.",
+        help="Shape of an input: fills dynamic dimensions, may override the batch; repeatable.",
     ),
 ]
 Samples = Annotated[int | None, typer.Option(metavar="N", help="Use the first N samples.  [default: all]")]

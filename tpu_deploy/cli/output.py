@@ -59,7 +59,7 @@ def info(path: str, found: Mapping[str, Any]) -> str:
     """What a bmodel holds, as text."""
     memory = found["memory"]
     lines = [
-        f"{path}: {found['chip']}, format {found['version']}, {len(found['nets'])} net{'s' * (len(found['nets']) != 1)}",
+        f"{path}: {found['chip']}, format {found['version']}, {_counted(len(found['nets']), 'net')}",
         f"memory: {size(memory['coefficients'])} coefficients, {size(memory['neurons'])} neurons"
         + (f", kernel module {found['kernel_module']}" if found["kernel_module"] else ""),
     ]
@@ -81,7 +81,7 @@ def _stage(stage: Mapping[str, Any]) -> list[str]:
         columns(rows),
         f"  coefficients: {size(memory['coefficients'])}, checksum {stage['checksum']}",
         f"  neurons: {size(memory['neurons'])} at {memory['neurons_address']:#x}",
-        f"  commands: {', '.join(counts)} in {len(stage['groups'])} group{'s' * (len(stage['groups']) != 1)}",
+        f"  commands: {', '.join(counts)} in {_counted(len(stage['groups']), 'group')}",
     ]
     if "cycles" in stage:
         lines.append(f"  estimated: {stage['cycles']:,} cycles, {stage['milliseconds']:.3f} ms")
@@ -89,6 +89,10 @@ def _stage(stage: Mapping[str, Any]) -> list[str]:
         if count["opcodes"]:
             lines.append(f"  {engine}: " + ", ".join(f"{opcode} {n}" for opcode, n in count["opcodes"].items()))
     return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _zero_point(tensor: Mapping[str, Any]) -> str:
@@ -139,7 +143,7 @@ def demonstration(found: Demonstration) -> str:
             "",
             "Next, on a model of your own:",
             "  tpu-deploy inspect MODEL.onnx",
-            "  tpu-deploy calibrate MODEL.onnx --data IMAGES/ --mean 123.7,116.3,103.5 --scale 0.0171,0.0175,0.0174 -o TABLE",
+            "  tpu-deploy calibrate MODEL.onnx --data IMAGES/ --mean 124,116,104 --scale 0.017,0.0175,0.0174 -o TABLE",
             "  tpu-deploy deploy MODEL.onnx --calibration TABLE -o OUT.bmodel --report REPORT",
         ]
     )

@@ -1,1 +1,1 @@
-"""What a user asks for, as lists of named stages: calibrate, deploy with its verification, inspect, the demonstration."""
+"""What a user asks for: calibrate, deploy as a list of stages with its verification, inspect, the demonstration."""

@@ -30,21 +30,22 @@ def _session(model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
+def _with_outputs(model: Path | onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(onnx.load(model) if isinstance(model, Path) else model)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return copy
+
+
 class OriginalModel:
     """The user's ONNX model as it is, run at any batch size."""
 
     def __init__(self, source: Source, values: Iterable[str] | None = None) -> None:
         """With `values` the model's own tensors of these names are computed in place of its outputs."""
         self._label = source.label
-        model = source.given
-        if values is not None:
-            model = (
-                onnx.load(model) if isinstance(model, Path) else onnx.ModelProto.FromString(model.SerializeToString())
-            )
-            del model.graph.output[:]
-            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
         try:
-            self._session = _session(model)
+            self._session = _session(source.given if values is None else _with_outputs(source.given, values))
         except Exception as error:  # onnxruntime raises classes of its own making, one for each status code
             raise CheckFailed(f"{self._label}: onnxruntime cannot load the model ({_first_line(error)})") from error
         self.names = [value.name for value in self._session.get_outputs()]

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tpu_deploy.chips import chip as chip_named
-from tpu_deploy.frontend import Finding, find_unsupported
 from tpu_deploy.errors import BadInput
+from tpu_deploy.frontend import Finding, find_unsupported
 from tpu_deploy.frontend.input_shapes import resolve_input_shapes, text
 from tpu_deploy.frontend.model_file import DEFAULT_DOMAINS
 from tpu_deploy.lowering.canonicalize import canonicalize

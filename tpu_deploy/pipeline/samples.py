@@ -87,13 +87,11 @@ def batches(samples: Sequence[Feed], specs: Mapping[str, InputSpec]) -> list[Fee
     if not samples:
         return []
     slots, _ = batch_slots(samples[0], specs, 1)
-    made = []
+    made: list[Feed] = []
     for start in range(0, len(samples), slots):
         rows = list(samples[start : start + slots])
         rows += rows[-1:] * (slots - len(rows))
-        made.append(
-            {name: np.concatenate([row[name] for row in rows]) if slots > 1 else rows[0][name] for name in specs}
-        )
+        made.append(rows[0] if slots == 1 else {name: np.concatenate([row[name] for row in rows]) for name in specs})
     return made
 
 

@@ -1,4 +1,4 @@
-"""`tpu_deploy.calibrate`: samples through the canonical network to a calibration table, its statistics kept beside it."""
+"""`tpu_deploy.calibrate`: samples through the canonical network to a table, with the statistics kept beside it."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def check_table(table: CalibrationTable, source: Source, network: Network) -> No
     table.require(tensors_that_need_a_range(network))
     if table.model_hash.startswith("sha256:") and table.model_hash != source.hash:
         raise BadInput(
-            f"{table.source}: belongs to another model than {source.label}, or to another version of it; calibrate again"
-            " (or delete its `# model` line to use it all the same)"
+            f"{table.source}: belongs to another model than {source.label}, or to another version of it; "
+            "calibrate again (or delete its `# model` line to use it all the same)"
         )
 
 

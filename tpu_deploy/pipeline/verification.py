@@ -32,6 +32,7 @@ from tpu_deploy.runtime.reference import Reference
 from tpu_deploy.runtime.simulator.simulator import Simulator
 
 Array = npt.NDArray[Any]
+Outputs = dict[str, Array]
 Verdict = Literal["ok", "failed", "absent"]
 
 GATES = {"f32": 0.9999, "int8": 0.95}
@@ -116,7 +117,7 @@ def _sortable(cosine: float) -> float:
 class ReferenceRun:
     """What the reference makes of the batches: its outputs by ONNX name, and the similarity of all tensors."""
 
-    outputs: list[dict[str, Array]]
+    outputs: list[Outputs]
     layers: list[Layer]
 
 
@@ -129,7 +130,7 @@ def run_reference(reference: Reference, floats: FloatNetwork, feeds: Sequence[Fe
     return ReferenceRun(outputs, comparison.layers())
 
 
-def _walk(reference: Reference, comparison: LayerComparison, values: FloatValues, feed: Feed) -> dict[str, Array]:
+def _walk(reference: Reference, comparison: LayerComparison, values: FloatValues, feed: Feed) -> Outputs:
     network = reference.network
     ends = {name_of(value) for value in network.outputs}
     held = {}
@@ -141,7 +142,7 @@ def _walk(reference: Reference, comparison: LayerComparison, values: FloatValues
     return {n: held[name_of(v)].copy() for n, v in zip(network.output_names, network.outputs, strict=True)}
 
 
-def stored_feed(network: Network, feed: Feed) -> dict[str, Array]:
+def stored_feed(network: Network, feed: Feed) -> Outputs:
     """A float feed as the network's inputs store it: float32, or quantized where inputs are."""
     stored = {}
     for value in network.inputs:
@@ -197,9 +198,7 @@ def _judged(stage: str, rules: str, found: Sequence[Finding], good: str) -> Chec
     return Check(stage, rules, "failed", f"{len(found)} findings", "exactness", f"{found[0]}{more}")
 
 
-def run_simulator(
-    content: bytes, feeds: Sequence[Feed], expected: Sequence[dict[str, Array]], network: Network
-) -> Check:
+def run_simulator(content: bytes, feeds: Sequence[Feed], expected: Sequence[Outputs], network: Network) -> Check:
     """The bytes of the bmodel, executed from their encoded commands, against the reference's outputs."""
     used = min(len(feeds), SIMULATED_BATCHES)
     try:
@@ -211,7 +210,7 @@ def run_simulator(
 
 
 def run_chip_model(
-    content: bytes, feeds: Sequence[Feed], expected: Sequence[dict[str, Array]], network: Network, limit: float
+    content: bytes, feeds: Sequence[Feed], expected: Sequence[Outputs], network: Network, limit: float
 ) -> Check:
     """The bytes of the bmodel on the vendor's chip model, one batch, against the reference's outputs."""
     stage = "bmodel (chip model)"
@@ -235,9 +234,7 @@ def run_chip_model(
 _REFERENCE = "TPU arithmetic (reference)"
 
 
-def _exact(
-    stage: str, actual: Sequence[dict[str, Array]], expected: Sequence[dict[str, Array]], network: Network
-) -> Check:
+def _exact(stage: str, actual: Sequence[Outputs], expected: Sequence[Outputs], network: Network) -> Check:
     behind = behind_float_kernels(network)
     worst = 0
     for ours, theirs in zip(actual, expected, strict=True):

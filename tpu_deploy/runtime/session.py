@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from tpu_deploy import numbers
 from tpu_deploy.codegen.bmodel import Bmodel, Stage, TensorInfo, read_bmodel
 from tpu_deploy.errors import BadInput
-from tpu_deploy import numbers
 
 if TYPE_CHECKING:
     from tpu_deploy.runtime.chip_model import ChipModel
@@ -148,7 +148,8 @@ def real(info: TensorInfo, array: Array, wanted: bool = True) -> Array:
     if info.dtype == "bfloat16":
         import ml_dtypes
 
-        return array.view(ml_dtypes.bfloat16).astype(np.float32)
+        widened: Array = array.view(ml_dtypes.bfloat16).astype(np.float32)
+        return widened
     if wanted and info.dtype in QUANTIZED:
         return numbers.dequantize(array, info.scale, info.zero_point)
     return array

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_model import feeds, samples, saved, small_model
+
+import tpu_deploy
+from tpu_deploy.calibration import CalibrationTable, Statistics
+from tpu_deploy.pipeline.tables import statistics_path
+
+
+def test_any_iterable_of_feeds_or_arrays_gives_the_same_table(calibrated: Any) -> None:
+    for data in (iter(feeds(8)), [each["image"] for each in feeds(8)], {"image": samples(8)}):
+        assert tpu_deploy.calibrate(calibrated.model, data).entries == calibrated.table.entries
+
+
+def test_only_the_first_samples_count_when_asked(calibrated: Any) -> None:
+    first = tpu_deploy.calibrate(calibrated.model, feeds(3))
+    assert tpu_deploy.calibrate(calibrated.model, feeds(8), samples=3).entries == first.entries
+
+
+def test_a_message_calibrates_like_its_file(calibrated: Any) -> None:
+    assert tpu_deploy.calibrate(small_model(), feeds(8)).entries == calibrated.table.entries
+
+
+@pytest.mark.parametrize("batch", [4, "N"])
+def test_the_batch_of_the_model_does_not_change_exact_ranges(calibrated: Any, batch: int | str) -> None:
+    table = tpu_deploy.calibrate(small_model(batch), feeds(7), batch_size=3, method="max")
+    alone = tpu_deploy.calibrate(calibrated.model, feeds(7), method="max")
+    assert list(table) == list(alone)
+    for name in alone:
+        assert table[name].max == pytest.approx(alone[name].max, rel=1e-5), name
+        assert table[name].min == pytest.approx(alone[name].min, rel=1e-5), name
+
+
+def test_a_table_and_its_statistics_lie_beside_each_other(calibrated: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.table"
+    table = tpu_deploy.calibrate(calibrated.model, feeds(8), output=path)
+    assert {each.name for each in tmp_path.iterdir()} == {"model.table", "model.table.statistics.npz"}
+    read = CalibrationTable.read(path)
+    assert list(read) == list(table) and read.model_hash == table.model_hash
+    assert CalibrationTable.of(Statistics.load(statistics_path(path)), "mse").entries == table.entries
+
+
+def test_statistics_make_another_method_without_samples(calibrated: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.table"
+    tpu_deploy.calibrate(calibrated.model, feeds(8), output=path)
+    again = tpu_deploy.calibrate(calibrated.model, statistics=statistics_path(path), method="percentile")
+    assert again.entries == tpu_deploy.calibrate(calibrated.model, feeds(8), method="percentile").entries
+
+
+def test_every_sample_is_reported(calibrated: Any) -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.done: list[tuple[int, int | None]] = []
+
+        def stage(self, name: str) -> None:
+            pass
+
+        def samples(self, done: int, total: int | None, per_second: float) -> None:
+            self.done.append((done, total))
+
+    heard = Listener()
+    tpu_deploy.calibrate(calibrated.model, feeds(8), progress=heard)
+    assert sorted(heard.done) == [(number, 8) for number in range(1, 9)]
+
+
+def test_a_network_that_overflows_is_a_failed_check_naming_the_tensor(tmp_path: Path) -> None:
+    model = small_model()
+    weight = next(each for each in model.graph.initializer if each.name == "w2")
+    weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * np.float32(1e20)).tobytes()
+    saved(model, tmp_path / "m.onnx")
+    with pytest.raises(tpu_deploy.CheckFailed, match="conv2"):
+        tpu_deploy.calibrate(tmp_path / "m.onnx", [{"image": np.full((1, 3, 16, 16), 1e25, np.float32)}])
