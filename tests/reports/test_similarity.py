@@ -63,8 +63,9 @@ def test_what_is_not_finite_is_never_masked(value: float, side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expected", "actual", "cosine"), [(np.zeros(3), np.zeros(3), 1.0), (np.zeros(3), np.ones(3), 0.0), (np.ones(3), np.zeros(3), 0.0)]
-)  # fmt: skip
+    ("expected", "actual", "cosine"),
+    [(np.zeros(3), np.zeros(3), 1.0), (np.zeros(3), np.ones(3), 0.0), (np.ones(3), np.zeros(3), 0.0)],
+)
 def test_tensors_of_zeros_have_a_cosine(expected: np.ndarray, actual: np.ndarray, cosine: float) -> None:
     assert similarity(expected, actual).cosine == cosine
 
