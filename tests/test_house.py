@@ -1,4 +1,4 @@
-"""The rules of the house: imports point down, every folder is packaged, every operation has every floor, help is cheap."""
+"""The rules of the house: imports point down, folders are packaged, operations have every floor, help is cheap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be compiled, read from the tables of every floor: `python -m tpu_deploy.supported_ops > SUPPORTED_OPS.md`."""
+"""What can be compiled, from the tables of every floor: `python -m tpu_deploy.supported_ops > SUPPORTED_OPS.md`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tpu_deploy.frontend.model_file import OLDEST_OPSET
 from tpu_deploy.frontend.registry import CONVERTERS, EXPORTERS
 from tpu_deploy.ir import top, tpu
 from tpu_deploy.ir.network import STRUCTURAL
-from tpu_deploy.lowering.registry import reason
-from tpu_deploy.lowering.to_tpu import RULES
+from tpu_deploy.lowering import to_tpu
+from tpu_deploy.lowering.registry import RULES, reason
 from tpu_deploy.quant.plan import PRECISIONS
 from tpu_deploy.runtime.reference.interpreter import FAMILIES
 from tpu_deploy.runtime.reference.registry import BUILDERS
@@ -21,7 +21,7 @@ from tpu_deploy.runtime.reference.registry import BUILDERS
 FOLDED = frozenset({"top.BatchNorm"})
 """TOP operations that no canonical network has."""
 
-LOADED = (importer.FAMILIES, export.FAMILIES, FAMILIES)
+LOADED = (importer.FAMILIES, export.FAMILIES, to_tpu.FAMILIES, FAMILIES)
 """The family files whose import filled the tables."""
 
 
@@ -53,9 +53,9 @@ def markdown() -> str:
         "# Supported operators",
         "",
         "Written by `python -m tpu_deploy.supported_ops` from the tables the compiler itself works with.",
-        f"Models may use ONNX opset {OLDEST_OPSET} to the newest that the installed onnxruntime runs. Nodes whose inputs are",
-        "all constant are evaluated at import, whatever their operator. `tpu-deploy inspect MODEL.onnx` names every node of",
-        "a model that cannot be compiled.",
+        f"Models may use ONNX opset {OLDEST_OPSET} to the newest that the installed onnxruntime runs. Nodes whose inputs",
+        "are all constant are evaluated at import, whatever their operator. `tpu-deploy inspect MODEL.onnx` names every",
+        "node of a model that cannot be compiled.",
         "",
         "## ONNX operators",
         "",
