@@ -2,11 +2,13 @@ import subprocess
 import sys
 
 import pytest
+
 import tpu_deploy.calibration as calibration
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, tpu_deploy.calibration; print([m for m in ('numpy', 'onnx', 'onnxruntime', 'PIL') if m in sys.modules])"
+    heavy = ("numpy", "onnx", "onnxruntime", "PIL")
+    code = f"import sys, tpu_deploy.calibration; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
