@@ -17,6 +17,7 @@ from tpu_deploy.codegen import tile_plan
 from tpu_deploy.codegen.items import Item, Resident, load_key
 from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.tile_plan import fits_fields
+from tpu_deploy.codegen.vectors import through_rows
 from tpu_deploy.codegen.views import Box, Dims, Storage
 from tpu_deploy.codegen.works import Compute, Copy, Work
 
@@ -164,6 +165,8 @@ class Planner:
         options = self.whole(index, images)
         if not options:
             return None
+        if options[0].variant.preferred:
+            return options[0]
         best = max(options, key=lambda f: sum(p in made for p, _ in f.operands.values()))
         if any(p in made for p, _ in best.operands.values()):
             return best
@@ -288,7 +291,11 @@ class Planner:
         if place is not None:
             made[place] = Resident(f"{number}.{part}:{place}", stores[0].box, stores[0].box.dims)
             results[buffer] = made[place]
-        stored = frozenset(a.buffer for a in stores) if must_store else frozenset()
+        leaving = {a.buffer for a in stores} if must_store else set()
+        program = through_rows(program, form.work, inputs, leaving, self.chip)
+        stored = (
+            frozenset(a.buffer for a in program.actions if isinstance(a, StoreResult)) if must_store else frozenset()
+        )
         return Item(form.work, program, inputs, results, stored, frozenset(), number)
 
 

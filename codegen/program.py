@@ -149,10 +149,12 @@ class Tiling:
 class Variant:
     """One way to compute an operation: how it may be cut, and the program of any box.
 
-    A fallback is for results that no other variant can cut small enough.
+    A fallback is for results that no other variant can cut small enough. A preferred variant pays even where it cannot
+    take its operands from local memory.
     """
 
     name: str
     tiling: Tiling
     tile: Callable[[Box], TileProgram]
     fallback: bool = False
+    preferred: bool = False

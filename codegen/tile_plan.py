@@ -13,6 +13,7 @@ from tpu_deploy.codegen.items import load_key
 from tpu_deploy.codegen.layout import round_up
 from tpu_deploy.codegen.program import Action, LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.tiles import Grid, Order, boxes, channel_tiles, spatial_tiles
+from tpu_deploy.codegen.vectors import through_rows
 from tpu_deploy.codegen.works import Compute
 from tpu_deploy.errors import BadInput
 
@@ -36,11 +37,11 @@ class TilePlan:
 
 def grown(program: TileProgram, chip: Chip) -> TileProgram:
     """The program with buffers grown to what loading their constants writes."""
-    needed = {}
+    needed: dict[str, int] = {}
     for action in program.actions:
         if isinstance(action, LoadConstant):
             rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
-            needed[action.buffer] = rows * words * 4
+            needed[action.buffer] = max(rows * words * 4, needed.get(action.buffer, 0))
     buffers = tuple(replace(b, bytes=max(b.bytes, needed.get(b.name, 0))) for b in program.buffers)
     return replace(program, buffers=buffers)
 
@@ -144,6 +145,10 @@ def _grids(variant: Variant, work: Compute, chip: Chip, share: float) -> Iterato
                 break
 
 
+def _stored(program: TileProgram) -> set[str]:
+    return {a.buffer for a in program.actions if isinstance(a, StoreResult)}
+
+
 def plan_tiles(work: Compute, chip: Chip, share: float = 1.0) -> TilePlan:
     """The cheapest cut, of the first variant that has one, whose tiles take at most a share of local memory.
 
@@ -153,7 +158,10 @@ def plan_tiles(work: Compute, chip: Chip, share: float = 1.0) -> TilePlan:
         found = min(_grids(variant, work, chip, share), key=lambda g: g[0], default=None)
         if found is None:
             continue
-        programs = tuple(grown(variant.tile(box), chip) for box in boxes(variant.tiling, found[1]))
+        programs = tuple(
+            through_rows(grown(variant.tile(box), chip), work, (), _stored(variant.tile(box)), chip)
+            for box in boxes(variant.tiling, found[1])
+        )
         keys = [set(single_loads(p, work).values()) for p in programs]
         held = {k for one, after in pairwise(keys) for k in one & after}
         return TilePlan(programs, frozenset(held))

@@ -17,6 +17,7 @@ from tpu_deploy.codegen.isa import (
     RequantOp,
     SearchGatherOp,
     SfuOp,
+    TransposeOp,
 )
 from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides, channel_groups
 from tpu_deploy.codegen.program import Access, Ref, Step
@@ -321,3 +322,20 @@ def taylor(result: Local, x: Local, coefficients: Access, terms: int, chip: Chip
     table = Ref(coefficients.buffer, coefficients.start)
     addresses = {"res0_addr": result.ref, "opd0_addr": x.ref, "opd1_addr": table}
     return Step("sSFU", fields, addresses, (x.access(chip), coefficients), (result.access(chip),))
+
+
+def transpose_channels(result: Local, x: Local, chip: Chip) -> Step:
+    """A TRANS of c and w: (n, c, 1, w) to (n, w, 1, c)."""
+    n, c, _, w = x.dims
+    fields = {
+        "tsk_eu_typ": int(TransposeOp.CW if c == 1 else TransposeOp.WC),
+        "res0_prec": precision(x.dtype),
+        "res0_n": n,
+        "res0_c": w,
+        "res0_h": 1,
+        "res0_w": c,
+        "opd0_c": c,
+        "opd0_w": w,
+    }
+    addresses = {"res0_addr": result.ref, "opd0_addr": x.ref}
+    return Step("sTRANS_sBC", fields, addresses, (x.access(chip),), (result.access(chip),))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from tpu_deploy.codegen.emitters.instructions import Constant, Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
-from tpu_deploy.codegen.layout import aligned_bytes
+from tpu_deploy.codegen.layout import aligned_bytes, channel_groups
 from tpu_deploy.codegen.program import Action, Buffer, LoadOperand, StoreResult, TileProgram, Tiling, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
 from tpu_deploy.ir import geometry
@@ -62,23 +63,26 @@ def _parts(problem: Problem, box: Box, pad_value: int) -> list[Part]:
     """
     channels = (box.start[1], box.stop[1])
     buffer, actions, x, window = load_window(problem, box, channels, "x", pad_value)
-    if buffer.bytes <= problem.chip.lane_bytes // 2 or box.dims[2:] != (1, 1):
+    chip = problem.chip
+    fits = buffer.bytes <= chip.lane_bytes // 2 and max(x.dims[2:]) <= chip.max_size
+    if fits or box.dims[2:] != (1, 1):
         return [Part(buffer, actions, x, window)]
     rows, columns = problem.span(box, 0), problem.span(box, 1)
     last = min(rows.last, rows.low + problem.kernel[0])
     right = min(columns.last, columns.low + problem.kernel[1])
-    width = right - columns.first
-    line = aligned_bytes((box.dims[0], box.dims[1], 1, width), 1, problem.chip)
-    height = max(1, problem.chip.lane_bytes // 8 // line)
+    n, c = box.dims[:2]
+    width = min(right - columns.first, chip.lane_bytes // 16 // (n * channel_groups(c, chip)))
+    height = max(1, chip.lane_bytes // 8 // aligned_bytes((n, c, 1, width), 1, chip))
+    size = aligned_bytes((n, c, height, width), 1, chip)
+    corners = product(range(rows.first, last, height), range(columns.first, right, width))
     parts = []
-    for index, top in enumerate(range(rows.first, last, height)):
-        bottom = min(top + height, last)
-        read = Box((box.start[0], channels[0], top, columns.first), (box.stop[0], channels[1], bottom, right))
+    for index, (top, left) in enumerate(corners):
+        bottom, end = min(top + height, last), min(left + width, right)
+        read = Box((box.start[0], channels[0], top, left), (box.stop[0], channels[1], bottom, end))
         name = f"x{index % 2}"
-        size = Buffer(name, aligned_bytes((box.dims[0], box.dims[1], height, width), 1, problem.chip))
         load = LoadOperand(0, problem.op.operand("input").shape, problem.axes, read, name)
-        block = Window((bottom - top, width), pad_value=pad_value)
-        parts.append(Part(size, [load], Local(name, read.dims, x.dtype), block))
+        block = Window((bottom - top, end - left), pad_value=pad_value)
+        parts.append(Part(Buffer(name, size), [load], Local(name, read.dims, x.dtype), block))
     return parts
 
 
