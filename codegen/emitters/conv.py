@@ -25,6 +25,7 @@ from tpu_deploy.codegen.program import (
     Fill,
     LoadConstant,
     LoadOperand,
+    Step,
     StoreResult,
     TileProgram,
     Tiling,
@@ -162,14 +163,33 @@ def load_window(
     return buffer, actions, Local(name, dims, x.dtype), replace(window, pads=(0, 0, 0, 0))
 
 
-def _pack_dense(problem: Problem, first: int, last: int) -> packing.Bytes:
-    op, chip = problem.op, problem.chip
-    part = slice(first, last)
-    slots = packing.requant_slots(
+def record_bytes(slots: int, chip: Chip) -> int:
+    """Bytes of a lane that the requantization records of so many channel groups take."""
+    return round_up(slots * packing.RECORD_BYTES, chip.vector_bytes)
+
+
+def _pack_records(problem: Problem, first: int, last: int) -> packing.Bytes:
+    op, chip, part = problem.op, problem.chip, slice(first, last)
+    records = packing.requant_records(
         op.constant("multiplier")[part], op.constant("rshift")[part], op.result.zero_point, op.constant("bias")[part]
     )
+    rows = packing.rows_by_lane(records, chip)
+    return packing.padded(rows, record_bytes(channel_groups(last - first, chip), chip))
+
+
+def spread_records(constants: str, table: Buffer, channels: int, chip: Chip) -> Step:
+    """Copies the records at the start of a buffer of constants into the slots of a table."""
+    wide, packed = packing.SLOT_BYTES // 4, packing.RECORD_BYTES // 4
+    dims = (1, channels, 1, packed)
+    slots = Local(table.name, dims, I32, 0, (0, wide, packed, 1))
+    return tiu.arithmetic(ArithmeticOp.COPY, slots, Local(constants, dims, I32, 0, (0, packed, packed, 1)), None, chip)
+
+
+def _pack_dense(problem: Problem, first: int, last: int) -> packing.Bytes:
+    chip = problem.chip
+    part = slice(first, last)
     filters = packing.conv_filter(problem.filters[part], chip.conv_block_i8)
-    return np.concatenate([packing.rows_by_lane(slots, chip), packing.rows_by_lane(filters, chip)], axis=1)
+    return np.concatenate([_pack_records(problem, first, last), packing.rows_by_lane(filters, chip)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -256,14 +276,17 @@ def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, heig
 
 
 def dense_steps(
-    problem: Problem, x: Local, window: Window, acc: str, y: Local, constants: Buffer, table: int
-) -> tuple[Buffer, list[Action]]:
-    """The steps of a convolution into `y`, part by part, and the buffer of sums they need.
+    problem: Problem, x: Local, window: Window, y: Local, constants: Buffer, place: str
+) -> tuple[list[Buffer], list[Action]]:
+    """The steps of a convolution into `y`, part by part, and the buffers of table and sums they need.
 
-    The constants hold the requantization table and from byte `table` on the filters.
+    The constants hold requantization records, then the filters. `place` tells buffers of neighbouring groups apart.
     """
     chip = problem.chip
-    actions: list[Action] = []
+    count = channel_groups(y.dims[1], chip)
+    records = record_bytes(count, chip)
+    table, acc = Buffer(f"table{place}", count * packing.SLOT_BYTES), f"acc{place}"
+    actions: list[Action] = [spread_records(constants.name, table, y.dims[1], chip)]
     size = 0
     filter_bytes = packing.conv_filter_bytes(x.dims[1], *window.kernel, chip.conv_block_i8)
     for chunk in chunks(y.dims, chip, _row_quantum(x, y, window, chip)):
@@ -272,10 +295,10 @@ def dense_steps(
         first, last = chunk.slots
         sums = Local(acc, target.dims, I32)
         size = max(size, aligned_bytes(target.dims, 4, chip))
-        filters = Access(constants.name, table + first * filter_bytes, table + last * filter_bytes)
-        slots = Access(constants.name, first * packing.SLOT_BYTES, last * packing.SLOT_BYTES)
+        filters = Access(constants.name, records + first * filter_bytes, records + last * filter_bytes)
+        slots = Access(table.name, first * packing.SLOT_BYTES, last * packing.SLOT_BYTES)
         actions += [tiu.convolution(sums, source, filters, over, chip), *_finish(sums, target, slots, chip)]
-    return Buffer(acc, size, away=frozenset({y.buffer})), actions
+    return [table, Buffer(acc, size, away=frozenset({y.buffer}))], actions
 
 
 def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[list[Buffer], list[Action]]:
@@ -287,11 +310,12 @@ def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[li
     low = group * problem.channels_in
     buffer, loads, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{place}", problem.zero)
     slots = channel_groups(last - first, chip)
-    table = slots * packing.SLOT_BYTES
-    row = table + slots * packing.conv_filter_bytes(problem.channels_in, *problem.kernel, chip.conv_block_i8)
+    row = record_bytes(slots, chip) + slots * packing.conv_filter_bytes(
+        problem.channels_in, *problem.kernel, chip.conv_block_i8
+    )
     constants = Buffer(f"weights{place}", row)
     y = Local(f"y{place}", part.dims, op.result.dtype)
-    acc, steps = dense_steps(problem, x, window, f"acc{place}", y, constants, table)
+    scratch, steps = dense_steps(problem, x, window, y, constants, str(place))
     pack = partial(_pack_dense, problem, first, last)
     key = f"{op.result.name}:{first}:{last}"
     actions = [
@@ -300,7 +324,7 @@ def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[li
         *steps,
         StoreResult(op.result.shape, problem.axes, part, y.buffer),
     ]
-    return [buffer, constants, acc, Buffer(y.buffer, aligned_bytes(part.dims, 1, chip))], actions
+    return [buffer, constants, *scratch, Buffer(y.buffer, aligned_bytes(part.dims, 1, chip))], actions
 
 
 def _dense_tile(problem: Problem, box: Box) -> TileProgram:
@@ -320,14 +344,11 @@ def _pack_depthwise(problem: Problem, first: int, last: int, bias_start: int, fi
     op, chip = problem.op, problem.chip
     part = slice(first, last)
     bias = op.constant("bias")[part]
-    slots = packing.requant_slots(
-        op.constant("multiplier")[part], op.constant("rshift")[part], op.result.zero_point, bias
-    )
-    table = packing.padded(packing.rows_by_lane(slots, chip), bias_start)
+    records = _pack_records(problem, first, last)
     biases = packing.rows_by_lane(np.ascontiguousarray(bias).reshape(-1, 1).view(np.uint8), chip)
     taps = np.ascontiguousarray(problem.filters[part]).reshape(last - first, -1).view(np.uint8)
     return np.concatenate(
-        [table, packing.padded(biases, filter_start - bias_start), packing.rows_by_lane(taps, chip)], axis=1
+        [records, packing.padded(biases, filter_start - bias_start), packing.rows_by_lane(taps, chip)], axis=1
     )
 
 
@@ -336,13 +357,14 @@ def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
     first, last = box.start[1], box.stop[1]
     buffer, actions, x, window = load_window(problem, box, (first, last), "x", problem.zero)
     slots = channel_groups(last - first, chip)
-    bias_start = slots * packing.SLOT_BYTES
+    bias_start = record_bytes(slots, chip)
+    table = Buffer("table", slots * packing.SLOT_BYTES)
     filter_start = round_up(bias_start + slots * 4, chip.vector_bytes)
     row = filter_start + slots * problem.kernel[0] * problem.kernel[1]
     y = Local("y", box.dims, op.result.dtype)
     pack = partial(_pack_depthwise, problem, first, last, bias_start, filter_start)
     taps = problem.kernel[0] * problem.kernel[1]
-    steps: list[Action] = []
+    steps: list[Action] = [spread_records("weights", table, last - first, chip)]
     size = 0
     for chunk in chunks(box.dims, chip):
         low, high = chunk.slots
@@ -351,7 +373,7 @@ def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
         size = max(size, aligned_bytes(target.dims, 4, chip))
         weights = Access("weights", filter_start + low * taps, filter_start + high * taps)
         bias = Access("weights", bias_start + low * 4, bias_start + high * 4)
-        slots_read = Access("weights", low * packing.SLOT_BYTES, high * packing.SLOT_BYTES)
+        slots_read = Access("table", low * packing.SLOT_BYTES, high * packing.SLOT_BYTES)
         steps += [
             tiu.pooling(PoolOp.DEPTHWISE, sums, source, window, chip, weights=weights, bias=bias),
             tiu.requantize_channels(target, sums, slots_read, chip),
@@ -359,6 +381,7 @@ def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
     buffers = (
         buffer,
         Buffer("weights", row),
+        table,
         Buffer("acc", size, away=frozenset({"y"})),
         Buffer("y", aligned_bytes(box.dims, 1, chip)),
     )
@@ -443,10 +466,11 @@ def _gathered_tile(problem: Problem, box: Box) -> TileProgram:
     window = Window((1, kw), (1, problem.strides[1]), (1, problem.dilations[1]), pads, problem.zero)
     oc0, oc1 = box.start[1], box.stop[1]
     slots = channel_groups(oc1 - oc0, chip)
-    table = slots * packing.SLOT_BYTES
-    constants = Buffer("weights", table + slots * packing.conv_filter_bytes(ic * kh, 1, kw, chip.conv_block_i8))
+    constants = Buffer(
+        "weights", record_bytes(slots, chip) + slots * packing.conv_filter_bytes(ic * kh, 1, kw, chip.conv_block_i8)
+    )
     x, y = Local("x", dims, x_type.dtype), Local("y", box.dims, op.result.dtype)
-    acc, steps = dense_steps(problem, x, window, "acc", y, constants, table)
+    scratch, steps = dense_steps(problem, x, window, y, constants, "")
     oc, _, _, _ = problem.filters.shape
     gathered = np.ascontiguousarray(problem.filters.transpose(0, 2, 1, 3)).reshape(oc, kh * ic, 1, kw)
     pack = partial(_pack_dense, replace(problem, filters=gathered), oc0, oc1)
@@ -454,7 +478,7 @@ def _gathered_tile(problem: Problem, box: Box) -> TileProgram:
         f"{op.result.name}:{oc0}:{oc1}:gathered", min(oc1 - oc0, chip.lanes), constants.bytes, "weights", pack
     )
     size = aligned_bytes(box.dims, 1, chip)
-    buffers = (Buffer("x", aligned_bytes(dims, 1, chip)), constants, acc, Buffer("y", size))
+    buffers = (Buffer("x", aligned_bytes(dims, 1, chip)), constants, *scratch, Buffer("y", size))
     store = StoreResult(op.result.shape, problem.axes, box, "y")
     return TileProgram(buffers, (load, *actions, *steps, store))
 
@@ -483,14 +507,6 @@ def _pack_filters(problem: Problem, outputs: tuple[int, int], inputs: tuple[int,
     return packing.rows_by_lane(packing.conv_filter(part, problem.chip.conv_block_i8), problem.chip)
 
 
-def _pack_slots(problem: Problem, first: int, last: int) -> packing.Bytes:
-    op, part = problem.op, slice(first, last)
-    slots = packing.requant_slots(
-        op.constant("multiplier")[part], op.constant("rshift")[part], op.result.zero_point, op.constant("bias")[part]
-    )
-    return packing.rows_by_lane(slots, problem.chip)
-
-
 def _split_tile(problem: Problem, box: Box) -> TileProgram:
     """A tile whose input channels are too many for local memory: int32 sums over one part after another."""
     op, chip = problem.op, problem.chip
@@ -501,6 +517,7 @@ def _split_tile(problem: Problem, box: Box) -> TileProgram:
     acc, y = Local("acc", box.dims, I32), Local("y", box.dims, op.result.dtype)
     buffers: dict[str, Buffer] = {
         "table": Buffer("table", slots * packing.SLOT_BYTES),
+        "records": Buffer("records", record_bytes(slots, chip)),
         "acc": Buffer("acc", aligned_bytes(box.dims, 4, chip), away=frozenset({"y"})),
         "y": Buffer("y", aligned_bytes(box.dims, 1, chip)),
     }
@@ -521,10 +538,11 @@ def _split_tile(problem: Problem, box: Box) -> TileProgram:
             *loads,
             tiu.convolution(acc, x, weights, window, chip, add=index > 0),
         ]
-    pack = partial(_pack_slots, problem, first, last)
+    pack = partial(_pack_records, problem, first, last)
     table = Access("table", 0, slots * packing.SLOT_BYTES)
     actions += [
-        LoadConstant(f"{key}:table", lanes, slots * packing.SLOT_BYTES, "table", pack),
+        LoadConstant(f"{key}:records", lanes, buffers["records"].bytes, "records", pack),
+        spread_records("records", buffers["table"], last - first, chip),
         *_finish(acc, y, table, chip),
         StoreResult(op.result.shape, problem.axes, box, "y"),
     ]

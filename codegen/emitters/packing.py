@@ -13,6 +13,8 @@ Bytes = npt.NDArray[np.uint8]
 SLOT_BYTES = 64
 """A channel's slot in a requantization table: int32 multiplier, minus shift, zero point, and here the bias."""
 BIAS_OFFSET = 12
+RECORD_BYTES = 16
+"""What of a slot is used; only this is stored and loaded."""
 
 
 def rows_by_lane(channels: Bytes, chip: Chip) -> Bytes:
@@ -35,13 +37,13 @@ def padded(rows: Bytes, width: int) -> Bytes:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
-def requant_slots(
+def requant_records(
     multiplier: npt.NDArray[np.int32], rshift: npt.NDArray[np.int32], zero_point: int, bias: npt.NDArray[np.int32]
 ) -> Bytes:
-    """One 64-byte slot a channel."""
-    slots = np.zeros((len(multiplier), SLOT_BYTES // 4), np.int32)
-    slots[:, 0], slots[:, 1], slots[:, 2], slots[:, 3] = multiplier, -rshift, zero_point, bias
-    return slots.view(np.uint8)
+    """One 16-byte record a channel, what its slot begins with."""
+    records = np.empty((len(multiplier), RECORD_BYTES // 4), np.int32)
+    records[:, 0], records[:, 1], records[:, 2], records[:, 3] = multiplier, -rshift, zero_point, bias
+    return records.view(np.uint8)
 
 
 def conv_filter(weights: npt.NDArray[np.int8], block: int) -> Bytes:
