@@ -10,7 +10,10 @@ from tpu_deploy.codegen.isa.operations import ArithmeticOp
 from tpu_deploy.codegen.isa.precision import Precision, RoundMode
 from tpu_deploy.codegen.tiu_operands import Operands
 from tpu_deploy.runtime.simulator.elements import (
+    float_bits,
     float_constant,
+    flushed,
+    flushed_bfloat16,
     integer,
     integer_constant,
     is_float,
@@ -18,6 +21,7 @@ from tpu_deploy.runtime.simulator.elements import (
     saturated,
     to_float,
 )
+from tpu_deploy.runtime.simulator.floating import divide
 from tpu_deploy.runtime.simulator.memory import Memories
 from tpu_deploy.runtime.simulator.registry import Fields, executes, unsupported
 from tpu_deploy.runtime.simulator.rounding import round_float, shift_right
@@ -29,11 +33,7 @@ _BITWISE: dict[int, Callable[..., Array]] = {
     ArithmeticOp.OR: np.bitwise_or,
     ArithmeticOp.XOR: np.bitwise_xor,
 }
-_COMPARISONS: dict[int, Callable[..., Array]] = {
-    ArithmeticOp.SELECT_GREATER: np.greater,
-    ArithmeticOp.SELECT_EQUAL: np.equal,
-    ArithmeticOp.SELECT_LESS: np.less,
-}
+_SELECTIONS = (ArithmeticOp.SELECT_GREATER, ArithmeticOp.SELECT_EQUAL, ArithmeticOp.SELECT_LESS)
 _BINARY: dict[int, Callable[..., Array]] = {
     ArithmeticOp.MUL: np.multiply,
     ArithmeticOp.ADD: np.add,
@@ -56,7 +56,7 @@ def arithmetic(fields: Fields, operands: Operands, memory: Memories) -> None:
         result = _raw(fields, operands, memory, "a")
     elif operation in _BITWISE or operation == ArithmeticOp.NOT:
         result = _bitwise(fields, operands, memory)
-    elif operation in _COMPARISONS:
+    elif operation in _SELECTIONS:
         result = _select(fields, operands, memory)
     elif is_float(fields["opd0_prec"]):
         result = _float(fields, operands, memory)
@@ -82,15 +82,20 @@ def _floats(fields: Fields, operands: Operands, memory: Memories, role: str) -> 
         raise unsupported("AR with a float and an integer operand")
     if role in operands:
         return read_float(memory, operands[role], code)
-    return np.asarray(float_constant(fields[f"{prefix}_addr"], code))
+    return float_constant(fields[f"{prefix}_addr"], code)
 
 
 def _raw(fields: Fields, operands: Operands, memory: Memories, role: str) -> Array:
     """The bits of an operand, of the same size as the result."""
-    prefix = _PREFIX[role]
-    kind = np.dtype(f"u{operands['y'].itemsize}")
-    if Precision(fields[f"{prefix}_prec"]).itemsize != kind.itemsize:
+    if Precision(fields[f"{_PREFIX[role]}_prec"]).itemsize != operands["y"].itemsize:
         raise unsupported("AR on bits with operands of different sizes")
+    return _raw_as(fields, operands, memory, role)
+
+
+def _raw_as(fields: Fields, operands: Operands, memory: Memories, role: str) -> Array:
+    """The bits of an operand as unsigned integers of its size."""
+    prefix = _PREFIX[role]
+    kind = np.dtype(f"u{Precision(fields[f'{prefix}_prec']).itemsize}")
     if role in operands:
         return memory.read(operands[role], kind)
     return np.array(fields[f"{prefix}_addr"] & (1 << 8 * kind.itemsize) - 1).astype(kind)
@@ -104,15 +109,33 @@ def _bitwise(fields: Fields, operands: Operands, memory: Memories) -> Array:
 
 
 def _select(fields: Fields, operands: Operands, memory: Memories) -> Array:
-    """(a compared with b) ? c : 0, on the bits of c."""
+    """(a compared with b) ? c : 0, on the bits of c. Equal means equal bits; what is unordered and differs is less."""
     if fields["tsk_opd_num"] != 3 or "c" in operands:
         raise unsupported("AR selection without a constant third operand")
     read = _floats if is_float(fields["opd0_prec"]) else _wide_integers
-    chosen = _COMPARISONS[fields["tsk_eu_typ"]](
-        read(fields, operands, memory, "a"), read(fields, operands, memory, "b")
-    )
+    first, second = (read(fields, operands, memory, role) for role in "ab")
+    operation = fields["tsk_eu_typ"]
+    if operation == ArithmeticOp.SELECT_GREATER:
+        chosen = first > second
+    else:
+        equal = np.equal(*(_raw_as(fields, operands, memory, role) for role in "ab"))
+        chosen = equal if operation == ArithmeticOp.SELECT_EQUAL else ~(first >= second) & ~equal
     value = _raw(fields, operands, memory, "c")
     return np.where(chosen, value, value.dtype.type(0))
+
+
+def _extreme(fields: Fields, operands: Operands, memory: Memories) -> Array:
+    """The greater or smaller operand, bits of NaNs kept; which one where they are unordered follows the unit."""
+    first, second = (_floats(fields, operands, memory, role) for role in "ab")
+    a, b = (_raw(fields, operands, memory, role) for role in "ab")
+    if fields["tsk_eu_typ"] == ArithmeticOp.MAX:
+        chosen = np.where(first > second, a, b)
+    else:
+        chosen = np.where(first >= second, b, a)
+    code = fields["opd0_prec"]
+    if code == Precision.F32:
+        return flushed(chosen.view(np.float32))
+    return flushed_bfloat16(chosen) if code == Precision.BF16 else chosen
 
 
 def _wide_integers(fields: Fields, operands: Operands, memory: Memories, role: str) -> Array:
@@ -123,19 +146,22 @@ def _float(fields: Fields, operands: Operands, memory: Memories) -> Array:
     operation, code = fields["tsk_eu_typ"], fields["opd0_prec"]
     if fields["res0_prec"] != code:
         raise unsupported("AR with a result of another float type")
-    first = _floats(fields, operands, memory, "a")
     if operation == ArithmeticOp.ABS:
-        return to_float(np.abs(first), code)
-    second = _floats(fields, operands, memory, "b")
+        bits = _raw(fields, operands, memory, "a")
+        unsigned: Array = bits & bits.dtype.type((1 << 8 * bits.dtype.itemsize - 1) - 1)
+        return unsigned
+    if operation in (ArithmeticOp.MAX, ArithmeticOp.MIN):
+        return _extreme(fields, operands, memory)
+    first, second = (_floats(fields, operands, memory, role) for role in "ab")
     with np.errstate(all="ignore"):
         if operation in (ArithmeticOp.MUL, ArithmeticOp.ADD, ArithmeticOp.SUB):
             return to_float(_BINARY[operation](first, second), code)
-        if operation == ArithmeticOp.MAX:
-            return to_float(np.where(first > second, first, second), code)
-        if operation == ArithmeticOp.MIN:
-            return to_float(np.where(first < second, first, second), code)
         if operation == ArithmeticOp.ABS_DIFFERENCE:
-            return to_float(np.abs(first - second), code)
+            difference = flushed(first - second)
+            return to_float(np.where(difference < 0, -difference, difference), code)
+        if operation == ArithmeticOp.DIV and code == Precision.F32:
+            dividend, divisor = (_raw(fields, operands, memory, role).view(np.float32) for role in "ab")
+            return flushed(divide(dividend, divisor, fields["opd2_n_str"] + 1))
     raise unsupported(f"AR operation {ArithmeticOp(operation).name.lower()} on floats")
 
 
@@ -150,15 +176,13 @@ def _integer(fields: Fields, operands: Operands, memory: Memories) -> Array:
         return np.abs(first).astype(kind)
     if operation == ArithmeticOp.ARITHMETIC_SHIFT:
         amount = -_integers(fields, operands, memory, "b", np.int64)
-        return shift_right(first, np.broadcast_to(amount, first.shape), RoundMode(fields["opd2_n_str"])).astype(kind)
+        first, amount = np.broadcast_arrays(first, amount)
+        return shift_right(first, amount, RoundMode(fields["opd2_n_str"])).astype(kind)
     second = _wide_integers(fields, operands, memory, "b")
     if operation == ArithmeticOp.MAX:
         return np.maximum(first, second).astype(kind)
     if operation == ArithmeticOp.MIN:
         return np.minimum(first, second).astype(kind)
-    if operation == ArithmeticOp.ABS_DIFFERENCE:
-        difference: Array = np.abs(first - second)
-        return difference.astype(kind)
     raise unsupported(f"AR operation {ArithmeticOp(operation).name.lower()} on integers")
 
 
@@ -203,21 +227,39 @@ def _cast(fields: Fields, operands: Operands, memory: Memories) -> Array:
     if not is_float(source):
         values = _integers(fields, operands, memory, "a", integer(source, fields["opd0_sign"]))
         if is_float(target):
-            return _to_float_cast(values, target, mode)
+            return _integers_to_float(values, target, mode)
         return saturated(values, integer(target, fields["opd2_sign"]))
-    floats = _floats(fields, operands, memory, "a")
     if is_float(target):
-        return to_float(floats, target, mode)
+        if source == target or Precision.F32 not in (source, target):
+            raise unsupported(f"cast from {Precision(source).name.lower()} to {Precision(target).name.lower()}")
+        return _float_cast(float_bits(_raw_as(fields, operands, memory, "a"), source), source, target, mode)
     if mode in (RoundMode.HALF_UP, RoundMode.HALF_DOWN):
         raise unsupported(f"cast from float with mode {mode.name.lower()}")
     kind = integer(target, fields["opd2_sign"])
     limits = np.iinfo(kind)
+    bits = _raw_as(fields, operands, memory, "a")
     with np.errstate(invalid="ignore"):
-        rounded = round_float(floats, mode).astype(np.float64)
-    return np.nan_to_num(np.clip(rounded, limits.min, limits.max), nan=0.0).astype(kind)
+        rounded = round_float(float_bits(bits, source).astype(np.float64), mode)
+    result: Array = np.nan_to_num(np.clip(rounded, limits.min, limits.max), nan=0.0)
+    return result.astype(kind)
 
 
-def _to_float_cast(values: Array, target: int, mode: RoundMode) -> Array:
-    if mode != RoundMode.HALF_EVEN and values.dtype.itemsize > 1:
+_SIGNIFICAND = {Precision.F32: 24, Precision.F16: 11, Precision.BF16: 8}
+
+
+def _integers_to_float(values: Array, target: int, mode: RoundMode) -> Array:
+    exact = 8 * values.dtype.itemsize <= _SIGNIFICAND[Precision(target)]
+    if mode != RoundMode.HALF_EVEN and not exact:
         raise unsupported(f"cast to float with mode {mode.name.lower()}")
     return to_float(values.astype(np.float32), target)
+
+
+def _float_cast(floats: Array, source: int, target: int, mode: RoundMode) -> Array:
+    """From or to f32. NaNs keep their sign and become all ones below it, but from bfloat16 bits just move."""
+    bits = floats.view(np.uint32)
+    if source == Precision.BF16:
+        return bits
+    if target == Precision.F32:
+        return np.where(np.isnan(floats), bits | 0x7FFFFFFF, bits).astype(np.uint32)
+    sign = (bits >> 16 & 0x8000).astype(np.uint16)
+    return np.where(np.isnan(floats), sign | 0x7FFF, to_float(floats, target, mode)).astype(np.uint16)

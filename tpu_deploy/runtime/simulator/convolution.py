@@ -107,11 +107,13 @@ def _store(fields: Fields, operands: Operands, memory: Memories, total: npt.NDAr
     operation = fields["tsk_eu_typ"]
     place = operands["y"]
     if operation != ConvolutionOp.NORMAL:
-        signed = operation == ConvolutionOp.WRQ
+        signed = signed and operation == ConvolutionOp.WRQ
         if "per_channel" in operands:
-            bias = memory.read(operands["per_channel"], np.int16, np.int64).reshape(1, -1, 1, 1)
+            bias = memory.read(operands["per_channel"], integer(Precision.I16, fields["opd2_sign"]), np.int64)
+            bias = bias.reshape(1, -1, 1, 1)
         else:
-            bias = np.full((1, 1, 1, 1), integer_constant(fields["opd2_addr"], Precision.I16, True), np.int64)
+            value = integer_constant(fields["opd2_addr"], Precision.I16, fields["opd2_sign"])
+            bias = np.full((1, 1, 1, 1), value, np.int64)
         shifted = shift_right(total + bias, fields["opd3_addr"] & 0x1F, RoundMode.HALF_UP)
         memory.write(place, saturated(shifted, integer(fields["res0_prec"], signed)))
         return
@@ -119,4 +121,6 @@ def _store(fields: Fields, operands: Operands, memory: Memories, total: npt.NDAr
         if fields["res0_prec"] != Precision.I32:
             raise unsupported("CONV adding to a result that is not i32")
         np.add(total, memory.read(place, np.int32), out=total)
-    memory.write(place, saturated(total, integer(fields["res0_prec"], signed or fields["res0_prec"] == Precision.I32)))
+    # a kernel zero point makes the result signed, whatever its own sign
+    signed = signed or "per_channel" in operands or bool(fields["opd2_addr"]) or fields["res0_prec"] == Precision.I32
+    memory.write(place, saturated(total, integer(fields["res0_prec"], signed)))

@@ -32,20 +32,36 @@ def integer(code: int, signed: int | bool) -> np.dtype[Any]:
     return np.dtype(kinds[bool(signed)])
 
 
-def read_float(memory: Memories, place: Place, code: int) -> npt.NDArray[np.float32]:
-    """The tensor as float32, exactly."""
+_TINY = np.finfo(np.float32).tiny
+
+
+def flushed(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The values with float32 denormals replaced by zeros of their sign, as every unit treats operands and results."""
+    small = np.abs(values) < _TINY
+    return np.where(small, np.copysign(np.float32(0), values), values) if small.any() else values
+
+
+def flushed_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """The same for bfloat16 values given by their bits."""
+    return np.where(bits & 0x7F80, bits, bits & 0x8000)
+
+
+def float_bits(bits: Array, code: int) -> npt.NDArray[np.float32]:
+    """The float32 values of elements given by their bits, exactly, denormals included."""
     if code == Precision.BF16:
-        return from_bfloat16(memory.read(place, np.uint16))
-    return memory.read(place, np.float16 if code == Precision.F16 else np.float32, np.float32)
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(np.float16).astype(np.float32) if code == Precision.F16 else bits.view(np.float32)
 
 
-def float_constant(bits: int, code: int) -> np.float32:
-    """The float32 with the value of a constant operand."""
-    if code == Precision.F32:
-        return np.uint32(bits).view(np.float32)
-    if code == Precision.F16:
-        return np.float32(np.uint16(bits & 0xFFFF).view(np.float16))
-    return np.uint32((bits & 0xFFFF) << 16).view(np.float32)
+def read_float(memory: Memories, place: Place, code: int) -> npt.NDArray[np.float32]:
+    """The tensor as float32 operands, exactly but for denormals."""
+    return flushed(float_bits(memory.read(place, f"u{place.itemsize}"), code))
+
+
+def float_constant(bits: int, code: int) -> npt.NDArray[np.float32]:
+    """The operand with the value of a constant, as a float32 scalar array."""
+    size = Precision(code).itemsize
+    return flushed(float_bits(np.array(bits & (1 << 8 * size) - 1, f"u{size}"), code))
 
 
 def integer_constant(bits: int, code: int, signed: int | bool) -> int:
@@ -56,25 +72,28 @@ def integer_constant(bits: int, code: int, signed: int | bool) -> int:
     return value - (mask + 1) if signed and value > mask >> 1 else value
 
 
-def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """The float32 whose upper half these bits are."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+_NAN16 = np.uint16(0x7FFF)
+"""The only NaN of 16-bit results."""
 
 
 def to_float(values: npt.NDArray[np.float32], code: int, mode: RoundMode = RoundMode.HALF_EVEN) -> Array:
-    """Float32 values rounded to the type of the code, as memory holds them."""
+    """Float32 results rounded to the type of the code, as memory holds them."""
     if code == Precision.F32:
-        return values
-    if code == Precision.F16:
-        if mode != RoundMode.HALF_EVEN:
-            raise unsupported(f"rounding to f16 with mode {mode.name.lower()}")
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16)
-    bits = values.view(np.uint32)
+        return flushed(values)
     if mode != RoundMode.HALF_EVEN:
-        raise unsupported(f"rounding to bf16 with mode {mode.name.lower()}")
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+        raise unsupported(f"rounding to {Precision(code).name.lower()} with mode {mode.name.lower()}")
+    if code == Precision.F16:
+        with np.errstate(over="ignore"):
+            bits: Array = values.astype(np.float16).view(np.uint16)
+    else:
+        wide = values.view(np.uint32)
+        bits = flushed_bfloat16(((wide + (0x7FFF + ((wide >> 16) & 1))) >> 16).astype(np.uint16))
+    return np.where(np.isnan(values), _NAN16, bits)
+
+
+def rounded(values: npt.NDArray[np.float32], code: int) -> npt.NDArray[np.float32]:
+    """Float32 values rounded to the type of the code, still as float32."""
+    return flushed(values) if code == Precision.F32 else float_bits(to_float(values, code), code)
 
 
 def saturated(values: Array, kind: np.dtype[Any]) -> Array:

@@ -27,7 +27,7 @@ def _bounded(left: Floats, right: Floats, largest: float) -> npt.NDArray[Any]:
     bound = float(np.abs(left).sum(axis=1).max()) * largest
     if bound < 0.99 * _EXACT or depth == 1:
         return left @ right
-    pieces = min(depth, int(bound / _EXACT) + 1)
+    pieces = min(depth, int(bound / _EXACT) + 2)
     cuts = [depth * k // pieces for k in range(pieces + 1)]
     total = np.zeros((left.shape[0], right.shape[1]), np.int64 if bound >= 1 << 30 else np.int32)
     for start, stop in pairwise(cuts):

@@ -97,7 +97,7 @@ def _compared(fields: Fields, operands: Operands, memory: Memories, role: str, p
         return memory.read(operands.reads[role], integer(code, signed))
     bits = fields[f"{prefix}_addr"]
     if is_float(code):
-        return np.asarray(float_constant(bits, code))
+        return float_constant(bits, code)
     return np.asarray(integer_constant(bits, code, signed)).astype(integer(code, signed))
 
 

@@ -14,6 +14,7 @@ from tpu_deploy.runtime.simulator import (  # noqa: F401 - they register what ex
     matrix,
     pooling,
     requantization,
+    special,
     transfer,
 )
 from tpu_deploy.runtime.simulator.memory import AccessError, Memories

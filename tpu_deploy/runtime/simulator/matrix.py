@@ -43,8 +43,8 @@ def multiply(fields: Fields, operands: Operands, memory: Memories) -> None:
     """Executes one MM: left (rows, depth) times right (depth, columns), both in matrix layout."""
     if fields["tsk_eu_typ"] != MatrixOp.NORMAL:
         raise unsupported(f"MM operation {MatrixOp(fields['tsk_eu_typ']).name.lower()}")
-    if fields["opd0_const"] or "bias" in operands:
-        raise unsupported("MM of integers with a constant or a bias")
+    if fields["opd0_const"] or "bias" in operands or fields["res_add"]:
+        raise unsupported("MM of integers with a constant, a bias or an earlier sum")
     left = _operand(fields, operands, memory, "left", "opd0")
     left = left.reshape(left.shape[0], -1)[:, : fields["opd0_w"] * (fields["opd0_c"] - 1) + fields["opd1_w"]]
     right = _operand(fields, operands, memory, "right", "opd1")

@@ -1,6 +1,7 @@
 """PorD: depthwise convolution, maximum and average (sum) pooling."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,16 @@ import numpy.typing as npt
 from tpu_deploy.codegen.isa.operations import PoolOp
 from tpu_deploy.codegen.isa.precision import Precision, RoundMode
 from tpu_deploy.codegen.tiu_operands import Operands
-from tpu_deploy.runtime.simulator.elements import integer, integer_constant, is_float, saturated
+from tpu_deploy.runtime.simulator.elements import (
+    float_constant,
+    integer,
+    integer_constant,
+    is_float,
+    read_float,
+    rounded,
+    saturated,
+    to_float,
+)
 from tpu_deploy.runtime.simulator.memory import Memories
 from tpu_deploy.runtime.simulator.registry import Fields, executes, unsupported
 from tpu_deploy.runtime.simulator.rounding import shift_right
@@ -21,14 +31,14 @@ Array = npt.NDArray[Any]
 @executes("PorD")
 def pool(fields: Fields, operands: Operands, memory: Memories) -> None:
     """Executes one PorD."""
-    if is_float(fields["opd0_prec"]):
-        raise unsupported(f"PorD of {Precision(fields['opd0_prec']).name.lower()}")
-    if operands["x"].itemsize != 1:
-        raise unsupported("PorD of 16-bit or 32-bit integers")
+    operation = fields["tsk_eu_typ"]
     if not fields["opd3_const"]:
         raise unsupported("PorD with a table of pad values")
-    operation = fields["tsk_eu_typ"]
-    if operation == PoolOp.MAX:
+    if is_float(fields["opd0_prec"]):
+        _float(fields, operands, memory)
+    elif operands["x"].itemsize != 1:
+        raise unsupported("PorD of 16-bit or 32-bit integers")
+    elif operation == PoolOp.MAX:
         _maximum(fields, operands, memory)
     elif operation in (PoolOp.DEPTHWISE, PoolOp.DEPTHWISE_RELU):
         _depthwise(fields, operands, memory)
@@ -68,16 +78,15 @@ def _maximum(fields: Fields, operands: Operands, memory: Memories) -> None:
 
 
 def _average(fields: Fields, operands: Operands, memory: Memories) -> None:
-    """The sum of the window times a constant weight, shifted right and saturated."""
+    """The sum of the window times a constant unsigned weight, shifted right with halves up and saturated."""
     if not fields["opd1_const"]:
         raise unsupported("average pooling with a table of weights")
     x = _input(fields, operands, memory, np.int64)
-    weight = integer_constant(fields["opd1_addr"], Precision.I8, fields["opd1_sign"])
+    weight = integer_constant(fields["opd1_addr"], Precision.I8, False)
     total = _separable(x, *windows(fields), np.add) * weight
     shift = integer_constant(fields["opd2_addr"], Precision.I8, True)
-    shifted = shift_right(total, shift, RoundMode(fields["opd2_n_str"]))
-    signed = bool(fields["opd0_sign"] or fields["opd1_sign"])
-    memory.write(operands["y"], saturated(shifted, integer(fields["res0_prec"], signed)))
+    shifted = shift_right(total, shift, RoundMode.HALF_UP)
+    memory.write(operands["y"], saturated(shifted, integer(fields["res0_prec"], fields["opd0_sign"])))
 
 
 def _depthwise(fields: Fields, operands: Operands, memory: Memories) -> None:
@@ -91,8 +100,8 @@ def _depthwise(fields: Fields, operands: Operands, memory: Memories) -> None:
         for across, columns in horizontal.taps():
             np.multiply(x[:, :, rows, columns], weights[:, :, down : down + 1, across : across + 1], out=product)
             total += product
-    total = _with_bias(fields, operands, memory, total)
     signed = bool(fields["opd0_sign"] or fields["opd1_sign"] or fields["opd2_sign"])
+    total = _with_bias(fields, operands, memory, total, signed)
     shift = fields["res1_addr"] >> 8 & 0x1F
     if shift:
         total = shift_right(total.astype(np.int64), shift, RoundMode(fields["opd2_n_str"]))
@@ -111,8 +120,53 @@ def _weights(fields: Fields, operands: Operands, memory: Memories, to: npt.DType
     return weights[:, :, ::-1, ::-1] if fields["kernel_rotate"] else weights
 
 
-def _with_bias(fields: Fields, operands: Operands, memory: Memories, total: Array) -> Array:
-    if fields["opd2_const"]:
-        bias = integer_constant(fields["opd2_addr"], Precision.I32, True)
-        return total + total.dtype.type(bias) if bias else total
-    return total + memory.read(operands["bias"], np.int32)
+def _with_bias(fields: Fields, operands: Operands, memory: Memories, total: Array, signed: bool) -> Array:
+    """The sum in 32 bits, with a sign when the result has one; it wraps."""
+    kind = integer(Precision.I32, signed)
+    bias: Array = np.array(integer_constant(fields["opd2_addr"], Precision.I32, signed)).astype(kind)
+    if not fields["opd2_const"]:
+        bias = memory.read(operands["bias"], kind)
+    result: Array = total.astype(kind) + bias
+    return result
+
+
+def _float(fields: Fields, operands: Operands, memory: Memories) -> None:
+    operation, code = fields["tsk_eu_typ"], fields["opd0_prec"]
+    if fields["res0_prec"] != code:
+        raise unsupported("PorD with a result of another float type")
+    pad = float_constant(fields["opd3_addr"], code)
+    vertical, horizontal = windows(fields)
+    x = padded(read_float(memory, operands["x"], code), vertical, horizontal, pad)
+    taps = [x[:, :, rows, columns] for _, rows in vertical.taps() for _, columns in horizontal.taps()]
+    with np.errstate(all="ignore"):
+        if operation == PoolOp.MAX:
+            result: Array = reduce(lambda a, b: np.where(a > b, a, b), taps)
+        elif operation in (PoolOp.AVERAGE, PoolOp.DEPTHWISE, PoolOp.DEPTHWISE_RELU):
+            result = _weighted_sum(fields, operands, memory, taps)
+        else:
+            raise unsupported(f"PorD operation {PoolOp(operation).name.lower()}")
+        memory.write(operands["y"], to_float(result, code))
+
+
+def _weighted_sum(fields: Fields, operands: Operands, memory: Memories, taps: list[Array]) -> Array:
+    """Products summed in two accumulators, of even and of odd taps; the bias is where the odd one starts.
+
+    Every step rounds to the element type.
+    """
+    code, depthwise = fields["opd0_prec"], fields["tsk_eu_typ"] != PoolOp.AVERAGE
+    if fields["opd1_const"]:
+        weights = np.broadcast_to(float_constant(fields["opd1_addr"], code), (1, 1, len(taps)))
+    else:
+        stored = read_float(memory, operands["weight"], code)
+        weights = stored.reshape(1, stored.shape[1], -1)
+        weights = weights[:, :, ::-1] if fields["kernel_rotate"] else weights
+    bias: Array = np.zeros((), np.float32)
+    if depthwise:
+        bias = float_constant(fields["opd2_addr"], code)
+        bias = bias if fields["opd2_const"] else read_float(memory, operands["bias"], code)
+    sums = [np.zeros(taps[0].shape, np.float32), np.broadcast_to(bias, taps[0].shape)]
+    for index, tap in enumerate(taps):
+        product = rounded(tap * weights[:, :, index, None, None], code)
+        sums[index % 2] = rounded(sums[index % 2] + product, code)
+    total: Array = sums[0] + sums[1]
+    return total

@@ -31,8 +31,6 @@ def requantize(fields: Fields, operands: Operands, memory: Memories) -> None:
         _to_float(fields, operands, memory)
     elif operation == RequantOp.RQ_FLOAT:
         _by_float(fields, operands, memory)
-    elif operation == RequantOp.DQ_INT:
-        _shifted_integer(fields, operands, memory)
     else:
         raise unsupported(f"RQ_DQ operation {operation.name.lower()}")
 
@@ -54,11 +52,15 @@ def _to_integer(fields: Fields, operands: Operands, memory: Memories) -> None:
         multiplier, shift, zero_point = (column.astype(np.int64) for column in _words(operands, memory, np.int32))
         shift = -((shift + 128 & 0xFF) - 128)
     zero_point = _sixteen_bits(zero_point, signed)
-    x_signed = fields["opd0_sign"] or fields["opd0_prec"] == Precision.I32
-    x = memory.read(operands["x"], integer(fields["opd0_prec"], x_signed))
+    x = memory.read(operands["x"], integer(fields["opd0_prec"], _has_sign(fields)))
     result = _scaled(x, multiplier, shift, zero_point, RoundMode(fields["opd2_n_str"] & 7))
     kind = integer(fields["res0_prec"], signed)
     memory.write(operands["y"], _clipped(result, kind))
+
+
+def _has_sign(fields: Fields) -> bool:
+    """Whether x is signed: 32-bit integers always are."""
+    return bool(fields["opd0_sign"]) or fields["opd0_prec"] == Precision.I32
 
 
 def _sixteen_bits(values: Array, signed: bool) -> Array:
@@ -110,11 +112,13 @@ def _to_float(fields: Fields, operands: Operands, memory: Memories) -> None:
 def _by_float(fields: Fields, operands: Operands, memory: Memories) -> None:
     """saturate(round(f32(f32(x) * scale) + zero_point)), the conversion and the end rounded by modes of their own."""
     first, last = RoundMode(fields["opd2_n_str"] & 7), RoundMode(fields["opd2_n_str"] >> 3)
+    if operands["x"].itemsize == 1 or operands["y"].itemsize == 4:
+        raise unsupported("RQ by a float of 8-bit integers or to 32-bit ones")
     if first != RoundMode.HALF_EVEN and operands["x"].itemsize == 4:
         raise unsupported("RQ by a float with a rounding mode for the conversion")
     if last in (RoundMode.HALF_UP, RoundMode.HALF_DOWN):
         raise unsupported(f"RQ by a float with mode {last.name.lower()}")
-    x = memory.read(operands["x"], integer(fields["opd0_prec"], fields["opd0_sign"]), np.float32)
+    x = memory.read(operands["x"], integer(fields["opd0_prec"], _has_sign(fields)), np.float32)
     if fields["opd1_const"]:
         scale: Array = np.array(fields["opd1_addr"], np.uint32).view(np.float32)
         zero_point: Array = np.array(fields["opd2_addr"], np.uint32).view(np.float32)
@@ -125,15 +129,3 @@ def _by_float(fields: Fields, operands: Operands, memory: Memories) -> None:
     kind = integer(fields["res0_prec"], fields["opd2_sign"])
     rounded = np.nan_to_num(round_float(scaled, last).astype(np.float64), nan=0.0)
     memory.write(operands["y"], _clipped(rounded, kind))
-
-
-def _shifted_integer(fields: Fields, operands: Operands, memory: Memories) -> None:
-    """round((x - zero_point) * multiplier / 2**shift), saturated."""
-    if not fields["opd1_const"]:
-        raise unsupported("integer DQ with a table")
-    x = memory.read(operands["x"], integer(fields["opd0_prec"], fields["opd0_sign"]), np.int64)
-    zero_point = integer_constant(fields["opd1_addr"] & 0xFFFF, Precision.I16, True)
-    shift = integer_constant(fields["opd1_addr"] >> 16, Precision.I8, True)
-    multiplier = integer_constant(fields["opd2_addr"], Precision.I32, True)
-    shifted = shift_right((x - zero_point) * multiplier, -shift, RoundMode(fields["opd2_n_str"] & 7))
-    memory.write(operands["y"], _clipped(shifted, integer(fields["res0_prec"], fields["opd2_sign"])))
