@@ -13,7 +13,7 @@ from functools import cached_property
 from math import prod
 
 from tpu_deploy.chips import Chip
-from tpu_deploy.codegen import tile_plan
+from tpu_deploy.codegen import tile_plan, transfers
 from tpu_deploy.codegen.items import Item, Resident, load_key
 from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.tile_plan import fits_fields
@@ -53,6 +53,7 @@ class Whole:
     work: Compute
     variant: Variant
     images: int
+    chip: Chip
 
     @cached_property
     def program(self) -> TileProgram:
@@ -107,6 +108,11 @@ class Whole:
         return {b.name: b.bytes for b in self.program.buffers}
 
     @cached_property
+    def constant_bytes(self) -> int:
+        """Bytes of all lanes that loading the constants moves."""
+        return constant_traffic(self.program, self.chip)
+
+    @cached_property
     def constants(self) -> dict[str, str]:
         """Buffer of each constant, and its key."""
         return {a.buffer: a.key for a in self.program.actions if isinstance(a, LoadConstant)}
@@ -151,7 +157,7 @@ class Planner:
             work = self.works[index]
             assert isinstance(work, Compute)
             self.wholes[key] = [
-                Whole(work, grown(variant, self.chip), images)
+                Whole(work, grown(variant, self.chip), images, self.chip)
                 for variant in work.variants
                 if not variant.fallback
                 and not any(variant.tiling.cuts)
@@ -216,7 +222,9 @@ class Planner:
     def _tiled_cost(self, work: Compute) -> float:
         """A work by itself: everything it touches is moved, constants perhaps more than once."""
         moved = _bytes(work.result) + sum(_bytes(s) for s in work.operands if s is not None)
-        constants = sum(t.constant.nbytes for t in work.view.operands if t.constant is not None)
+        whole = work.variants[-1].tiling.dims
+        program = work.variants[-1].tile(Box((0, 0, 0, 0), whole)) if not any(work.variants[-1].tiling.cuts) else None
+        constants = 0 if program is None else constant_traffic(program, self.chip)
         return 1.25 * (moved + constants) + SLICE_OVERHEAD
 
     def _grow(self, start: int, images: int) -> Iterator[tuple[float, Group]]:
@@ -334,6 +342,7 @@ class Measure:
         """Bytes in use while each work runs, without what later works still need."""
         self.written: set[str] = set()
         self.constant_bytes = 0
+        self.constant_moved = 0
         self.loaded = 0.0
         self.peak = 0
 
@@ -346,6 +355,7 @@ class Measure:
         offset = len(self.forms)
         self.forms.append(form)
         self.taken.append(0)
+        self.constant_moved += form.constant_bytes
         own = 0
         bound: set[str] = set()
         for buffer, (place, load) in form.operands.items():
@@ -401,13 +411,23 @@ class Measure:
     def cost(self, holds: bool) -> float:
         """Bytes the group moves in all its slices, plus what more slices cost."""
         slices = self.planner.batch // self.images
-        constants = self.constant_bytes * self.planner.chip.lanes * (1 if holds or slices == 1 else slices)
+        constants = self.constant_moved * (1 if holds or slices == 1 else slices)
         stored = sum(
             prod(f.program_dims) * f.work.result.dtype.itemsize * STORE_WEIGHT
             for k, f in enumerate(self.forms)
             if self.is_stored(k)
         )
         return constants + (self.loaded + stored) * slices + SLICE_OVERHEAD * slices * len(self.forms)
+
+
+def constant_traffic(program: TileProgram, chip: Chip) -> int:
+    """Bytes of all lanes that loading a program's constants moves."""
+    total = 0
+    for action in program.actions:
+        if isinstance(action, LoadConstant):
+            rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
+            total += rows * words * 4 * action.lanes
+    return total
 
 
 def grown(variant: Variant, chip: Chip) -> Variant:

@@ -253,7 +253,12 @@ def requantize(
     chip: Chip,
     mode: RoundMode = RoundMode.HALF_UP,
 ) -> Step:
-    """An RQ with one multiplier: `sat(round(x * multiplier >> shift) + zero_point)` of int16 or int32."""
+    """An RQ with one multiplier: `sat(round(x * multiplier >> shift) + zero_point)` of int16 or int32.
+
+    Raises ValueError for a multiplier that is not an int32.
+    """
+    if not -(1 << 31) <= multiplier < 1 << 31:
+        raise ValueError(f"requantization multiplier {multiplier} does not fit 32 bits")
     fields = _requant_fields(RequantOp.RQ_INT, result, x) | {
         "opd2_n_str": int(mode),
         "opd1_const": 1,
