@@ -1,7 +1,7 @@
 """Layer groups: which computations keep their values in local memory, and in how many slices of the batch.
 
-A group runs over its slices one after another, all its operations in each. Values that its later operations read stay in
-local memory; others come from and go to global memory. An operation whose slice of one image does not fit is a group of
+A group runs over its slices one after another, all its operations in each. Values that its later operations read stay
+in local memory; others come from and go to global memory. An operation whose slice of one image does not fit is a group of
 its own, cut into tiles.
 """
 
@@ -13,12 +13,13 @@ from functools import cached_property
 from math import prod
 
 from tpu_deploy.chips import Chip
-from tpu_deploy.codegen import tile_plan, transfers
+from tpu_deploy.codegen import tile_plan
 from tpu_deploy.codegen.items import Item, Resident, load_key
-from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult
 from tpu_deploy.codegen.tile_plan import fits_fields
 from tpu_deploy.codegen.vectors import through_rows
-from tpu_deploy.codegen.views import Box, Dims, Storage
+from tpu_deploy.codegen.views import Box, Storage
+from tpu_deploy.codegen.wholes import Place, Whole, constant_traffic, grown
 from tpu_deploy.codegen.works import Compute, Copy, Work
 
 ROOM = 0.92
@@ -28,94 +29,6 @@ SLICE_OVERHEAD = 100.0
 
 STORE_WEIGHT = 1.4
 """A byte stored takes as long as this many loaded."""
-
-Place = tuple[str, int, Dims, Dims]
-"""Where a tensor seen as (n, c, h, w) lies: buffer, offset, sizes, strides (0 along sizes of 1)."""
-
-
-def place_of(storage: Storage, shape: tuple[int, ...], axes: object) -> Place | None:
-    """The place of a storage under a shape and axis map."""
-    seen = storage.seen_as(shape)
-    if seen is None:
-        return None
-    found = seen.as_nchw(axes)  # type: ignore[arg-type]
-    if found is None:
-        return None
-    dims, strides = found
-    fixed = tuple(s if k > 1 else 0 for s, k in zip(strides, dims, strict=True))
-    return storage.buffer, seen.offset, dims, fixed  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A computation uncut but for the batch: its program for a slice of `images`, and where its tensors lie."""
-
-    work: Compute
-    variant: Variant
-    images: int
-    chip: Chip
-
-    @cached_property
-    def program(self) -> TileProgram:
-        """The program of the first slice."""
-        n, c, h, w = self.variant.tiling.dims
-        return self.variant.tile(Box((0, 0, 0, 0), (min(self.images, n), c, h, w)))
-
-    @cached_property
-    def operands(self) -> dict[str, tuple[Place | None, LoadOperand]]:
-        """Buffer of each operand that one load fills whole: its place, and the load."""
-        found: dict[str, list[LoadOperand]] = {}
-        for action in self.program.actions:
-            if isinstance(action, LoadOperand):
-                found.setdefault(action.buffer, []).append(action)
-        written = {w.buffer for a in self.program.actions if isinstance(a, Step) for w in a.writes}
-        places = {}
-        for buffer, loads in found.items():
-            storage = self.work.operands[loads[0].operand]
-            assert storage is not None
-            plain = len(loads) == 1 and loads[0].into is None and loads[0].row_step == 1 and buffer not in written
-            places[buffer] = (place_of(storage, loads[0].shape, loads[0].axes) if plain else None, loads[0])
-        return places
-
-    @cached_property
-    def result(self) -> tuple[Place | None, str]:
-        """The place of the result if one store takes all of it, and the buffer it is stored from."""
-        stores = [a for a in self.program.actions if isinstance(a, StoreResult)]
-        single = len(stores) == 1
-        return (place_of(self.work.result, stores[0].shape, stores[0].axes) if single else None), stores[0].buffer
-
-    @property
-    def program_dims(self) -> Dims:
-        """Sizes of one slice's result."""
-        n, c, h, w = self.variant.tiling.dims
-        return min(self.images, n), c, h, w
-
-    def source(self, load: LoadOperand) -> str:
-        """The buffer of global memory a load reads."""
-        storage = self.work.operands[load.operand]
-        assert storage is not None
-        return storage.buffer
-
-    def itemsize(self, load: LoadOperand) -> int:
-        """Bytes of an element of what a load brings."""
-        storage = self.work.operands[load.operand]
-        assert storage is not None
-        return storage.dtype.itemsize
-
-    @cached_property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each buffer."""
-        return {b.name: b.bytes for b in self.program.buffers}
-
-    @cached_property
-    def constant_bytes(self) -> int:
-        """Bytes of all lanes that loading the constants moves."""
-        return constant_traffic(self.program, self.chip)
-
-    @cached_property
-    def constants(self) -> dict[str, str]:
-        """Buffer of each constant, and its key."""
-        return {a.buffer: a.key for a in self.program.actions if isinstance(a, LoadConstant)}
 
 
 @dataclass(frozen=True)
@@ -191,7 +104,7 @@ class Planner:
     def groups(self) -> list[Group]:
         """The cheapest division found by dynamic programming over the ends of groups."""
         count = len(self.works)
-        best: list[tuple[float, Group | None]] = [(0.0, None)] + [(float("inf"), None)] * count
+        best: list[tuple[float, Group | None]] = [(0.0, None), *[(float("inf"), None) for _ in range(count)]]
         sizes = _slice_sizes(self.batch)
         for start in range(count):
             if best[start][0] == float("inf"):
@@ -203,10 +116,10 @@ class Planner:
         found: list[Group] = []
         end = count
         while end:
-            group = best[end][1]
-            assert group is not None
-            found.append(group)
-            end = group.start
+            last = best[end][1]
+            assert last is not None
+            found.append(last)
+            end = last.start
         return found[::-1]
 
     def _from(self, start: int, sizes: Sequence[int]) -> Iterator[tuple[float, Group]]:
@@ -418,22 +331,6 @@ class Measure:
             if self.is_stored(k)
         )
         return constants + (self.loaded + stored) * slices + SLICE_OVERHEAD * slices * len(self.forms)
-
-
-def constant_traffic(program: TileProgram, chip: Chip) -> int:
-    """Bytes of all lanes that loading a program's constants moves."""
-    total = 0
-    for action in program.actions:
-        if isinstance(action, LoadConstant):
-            rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
-            total += rows * words * 4 * action.lanes
-    return total
-
-
-def grown(variant: Variant, chip: Chip) -> Variant:
-    """The variant with buffers grown to what loading their constants writes."""
-    tile = variant.tile
-    return replace(variant, tile=lambda box: tile_plan.grown(tile(box), chip))
 
 
 def _slice_sizes(batch: int) -> list[int]:

@@ -25,8 +25,8 @@ class Resident:
 class Item:
     """One slot: a tile of a computation, or a work of the DMA engine alone (`program` None).
 
-    `inputs` maps an operand buffer to the resident it is or is cut out of; `results` maps a result buffer to the resident
-    it becomes; `stored` are the result buffers that also go to global memory. Loads whose keys are in `held` stay from
+    `inputs` maps an operand buffer to the resident it is or is cut out of, `results` a result buffer to the resident it
+    becomes; `stored` are the result buffers that also go to global memory. Loads whose keys are in `held` stay from
     their first to their last use in the same `group`.
     """
 

@@ -1,7 +1,7 @@
 """The language of emitters: what a tile of an operation reads, keeps, does and leaves, before anything has an address.
 
-An emitter knows its operation and a box of its result. It does not know where buffers lie, when transfers happen or what
-other operations share the local memory: the scheduler decides that from this data alone.
+An emitter knows its operation and a box of its result. It does not know where buffers lie, when transfers happen or
+what other operations share the local memory: the scheduler decides that from this data alone.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Ref:
 class LoadOperand:
     """Brings a box of a data operand into a buffer, in the aligned layout.
 
-    The operand is seen under `shape` (its own, one it broadcasts to, or one of as many elements), whose axes `axes` maps
-    to (n, c, h, w).
+    The operand is seen under `shape` (its own, one it broadcasts to, or one of as many elements), whose axes `axes`
+    maps to (n, c, h, w).
     Of the rows of the box only every `row_step`-th is taken. `into` places what is taken inside a larger aligned tensor
     of no more channels than lanes: (dims of that tensor, start of the box in it).
     """
@@ -111,7 +111,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StoreResult:
-    """Takes a box of the result, seen under `shape` and `axes`, from a buffer (aligned layout) to where the result lies."""
+    """Takes a box of the result, seen under `shape` and `axes`, from a buffer (aligned layout) to its place."""
 
     shape: tuple[int, ...]
     axes: AxisMap
@@ -134,8 +134,8 @@ class TileProgram:
 class Tiling:
     """How an operation's result may be cut.
 
-    `dims` is the result as (n, c, h, w) under `shape` and `axes`; `multiple` gives the granularity of cuts in each dimension (0: not
-    to be cut); `cuts` are positions where a tile must end, per dimension.
+    `dims` is the result as (n, c, h, w) under `shape` and `axes`; `multiple` gives the granularity of cuts in each
+    dimension (0: not to be cut); `cuts` are positions where a tile must end, per dimension.
     """
 
     shape: tuple[int, ...]

@@ -48,7 +48,7 @@ class Load:
 
 @dataclass(frozen=True)
 class PlacedItems:
-    """Placed items: blocks by (item, buffer), loads by the slot they run in, where loads that cut a resident cut from."""
+    """Placed items: blocks by (item, buffer), loads by the slot they run in, what cuts of residents are cut from."""
 
     blocks: dict[tuple[int, str], Block]
     loads: list[list[Load]]

@@ -1,4 +1,4 @@
-"""Gives every value a storage: shape operations become views, concatenations are written in place, the rest is copied."""
+"""Gives every value a storage: shape operations become views, concatenations are written in place, others copied."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tpu_deploy.ir.weights import Array
 
 @dataclass(frozen=True)
 class Placement:
-    """Works in order; sizes in bytes of all buffers; constants that are read like buffers; storages of inputs and outputs."""
+    """Works in order, bytes of all buffers, constants that are read like buffers, storages of inputs and outputs."""
 
     works: tuple[Work, ...]
     buffers: dict[str, int]

@@ -18,7 +18,7 @@ from tpu_deploy.codegen.works import Compute
 from tpu_deploy.errors import BadInput
 
 ROOM = 0.94
-"""The share of local memory that two tiles may take: placing buffers apart from each other takes more than their sum."""
+"""The share of local memory that two tiles may take: buffers kept apart from each other take more than their sum."""
 TILE_OVERHEAD = 300.0
 """What one more tile costs, in cycles: commands that are short and wait for each other."""
 BYTES_PER_CYCLE = 50.0

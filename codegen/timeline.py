@@ -1,7 +1,7 @@
-"""Local memory over time: where every buffer lies and from when, so that transfers run ahead of the work that needs them.
+"""Local memory over time: where every buffer lies and from when, so that transfers run ahead of their use.
 
 Time counts slots, one for each item (a tile of an operation). A buffer takes a rectangle of addresses and slots. First
-everything is placed for just the slots it cannot do without; then each load, in the order in which the loads are needed,
+everything is placed for just the slots it cannot do without; then each load, in the order in which they are needed,
 is moved to the earliest slot from which its bytes are free, which may be many items ahead of its use.
 """
 

@@ -199,7 +199,7 @@ def _four(
 def copy_global(
     source: tuple[Address, Storage], target: tuple[Address, Storage], chip: Chip, origin: str
 ) -> list[PlannedCommand]:
-    """Commands that copy one storage to another of the same shape; the addresses are those of the buffers' first bytes."""
+    """Commands that copy one storage to another of the same shape; addresses are of the buffers' first bytes."""
     itemsize = source[1].dtype.itemsize
     commands = []
     for near, far, shape in _forward(source[1], target[1]):

@@ -49,7 +49,7 @@ def _pays(work: Compute, action: LoadOperand | StoreResult) -> bool:
 def through_rows(
     program: TileProgram, work: Compute, resident: Collection[str], stored: Collection[str], chip: Chip
 ) -> TileProgram:
-    """The program with rows in place of single elements for operands that are not `resident` and results that are `stored`."""
+    """The program with rows in place of single elements, for operands not `resident` and results `stored`."""
     buffers: dict[str, Buffer] = {b.name: b for b in program.buffers}
     actions: list[Action] = []
 

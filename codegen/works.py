@@ -11,7 +11,7 @@ from tpu_deploy.codegen.views import Storage
 
 @dataclass(frozen=True)
 class Compute:
-    """An operation with an emitter: its variants that can be expressed on where operands (None: a constant) and result lie."""
+    """An operation with an emitter: the variants that strides can express, its operands (None: a constant), its result."""
 
     view: OperationView
     variants: tuple[Variant, ...]

@@ -117,7 +117,7 @@ def _terms(
 
 
 def _all_unsigned(op: OperationView) -> bool:
-    """Whether every operand, multiplier and the offset is non-negative, so that unsigned arithmetic gives the result."""
+    """Whether operands, multipliers and offset are all non-negative, so that unsigned arithmetic will do."""
     attributes = op.attributes
     return (
         op.result.dtype == U8
@@ -159,9 +159,9 @@ def _centred(tile: Assembly, op: OperationView, index: int, x: Local) -> Local:
 
 def _product_tile(op: OperationView, chip: Chip, seen: tuple[int, ...], box: Box) -> TileProgram:
     tile = Assembly(chip)
-    factors = [_centred(tile, op, k, bring(tile, op, k, seen, box)) for k in (0, 1)]
+    left, right = (_centred(tile, op, k, bring(tile, op, k, seen, box)) for k in (0, 1))
     product = tile.tensor("product", box.dims, I32)
-    tile.actions.append(tiu.arithmetic(ArithmeticOp.MUL, product, *factors, chip))
+    tile.actions.append(tiu.arithmetic(ArithmeticOp.MUL, product, left, right, chip))
     y = tile.tensor("y", box.dims, op.result.dtype)
     attributes = op.attributes
     tile.actions += [

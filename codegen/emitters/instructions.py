@@ -107,7 +107,7 @@ def arithmetic(
 ) -> Step:
     """An AR: `result = op(left, right)`, for integer sums and products with `shift` rounded right by it.
 
-    Operands with dimensions of size 1 are broadcast. For a cast `mode` rounds and `result_signed` says the result's sign.
+    Operands with dimensions of size 1 are broadcast. A cast rounds by `mode`; `result_signed` is its result's sign.
     """
     fields = {"tsk_eu_typ": int(op), "tsk_opd_num": 1 if right is None else 2, "res0_prec": precision(result.dtype)}
     fields |= _sizes("res0", result.dims)
@@ -270,7 +270,7 @@ def requantize(
 
 
 def requantize_channels(result: Local, x: Local, table: Access, chip: Chip) -> Step:
-    """An RQ with a table: a 64-byte slot a channel holding int32 multiplier, minus shift, zero point; rounds half up."""
+    """An RQ with a table: in a 64-byte slot a channel int32 multiplier, minus shift, zero point; rounds half up."""
     fields = _requant_fields(RequantOp.RQ_INT, result, x) | {"opd2_n_str": int(RoundMode.HALF_UP)}
     addresses = {"res0_addr": result.ref, "opd0_addr": x.ref, "opd1_addr": Ref(table.buffer, table.start)}
     return Step("sRQ_sDQ", fields, addresses, (x.access(chip), table), (result.access(chip),))
@@ -316,7 +316,7 @@ def divide(result: Local, left: Local | Constant, right: Local, chip: Chip) -> S
 
 
 def taylor(result: Local, x: Local, coefficients: Access, terms: int, chip: Chip) -> Step:
-    """An SFU polynomial by Horner's rule, each multiplication and addition rounded; float32 coefficients in every lane."""
+    """An SFU polynomial by Horner's rule, each step rounded; float32 coefficients in every lane."""
     fields = {
         "tsk_eu_typ": int(SfuOp.TAYLOR),
         "res0_prec": precision(result.dtype),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tpu_deploy.chips import Chip
-from tpu_deploy.codegen.emitters.conv import Problem, dense_variants
+from tpu_deploy.codegen.emitters.dense import dense_variants
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
+from tpu_deploy.codegen.emitters.windows import Problem
 from tpu_deploy.codegen.program import Variant
 from tpu_deploy.codegen.views import rows_axes
 

@@ -47,7 +47,7 @@ def requant_records(
 
 
 def conv_filter(weights: npt.NDArray[np.int8], block: int) -> Bytes:
-    """(oc, ic, kh, kw) int8 as (oc, bytes): blocks of `block` input channels, in each the taps, in each the channels."""
+    """(oc, ic, kh, kw) int8 as (oc, bytes): blocks of `block` input channels, in each the taps, in each channels."""
     oc, ic, kh, kw = weights.shape
     blocks = -(-ic // block)
     if ic % block:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
-from tpu_deploy.codegen.emitters.conv import I32, Problem, load_window, stride_cuts
 from tpu_deploy.codegen.emitters.instructions import Constant, Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
+from tpu_deploy.codegen.emitters.requantization import I32
+from tpu_deploy.codegen.emitters.windows import Problem, load_window, stride_cuts
 from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
 from tpu_deploy.codegen.layout import aligned_bytes, channel_groups
 from tpu_deploy.codegen.program import Action, Buffer, LoadOperand, StoreResult, TileProgram, Tiling, Variant

@@ -1,4 +1,4 @@
-"""Operations as table rows: a row gives names of operands and attributes, their kinds and defaults, and becomes a class."""
+"""Operations as table rows: a row names operands and attributes, their kinds and defaults, and becomes a class."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 def output_size(size: int, kernel: int, stride: int, pads: int, dilation: int = 1, ceil_mode: bool = False) -> int:
     """Number of window positions over `size` elements with `pads` (both ends together).
 
-    With `ceil_mode` the last window may reach beyond the padding but starts inside input or begin padding (onnxruntime).
+    With `ceil_mode` the last window may reach beyond the padding; one that would start there is still counted.
     """
     room = size + pads - (dilation * (kernel - 1) + 1)
     return (-(-room // stride) if ceil_mode else room // stride) + 1

@@ -69,7 +69,7 @@ def storage_text(storage: IntegerType) -> str:
 
 @irdl_attr_definition
 class UniformType(ParametrizedAttribute, TypeAttribute):
-    """Stored integer q stands for scale * (q - zero_point), one scale for the tensor or one for each index of `axis`."""
+    """Stored integer q stands for scale * (q - zero_point); one scale a tensor, or one for each index of `axis`."""
 
     name = "quant.uniform"
     storage: IntegerType = param_def()

@@ -1,4 +1,4 @@
-"""The TPU dialect: exact kernels. Each row's `meaning` is the integer arithmetic every judge must reproduce bit for bit.
+"""The TPU dialect: exact kernels. Each row's `meaning` is the arithmetic every judge must reproduce bit for bit.
 
 Notation: x, y are stored integers, zx, zy their zero points, sat clips to the storage range of the result,
 round(p >> s) is p / 2**s rounded half up (toward plus infinity), all intermediates exact unless a width is given.
@@ -29,15 +29,18 @@ ROWS = (
         "tpu.Conv2D",
         ("input", "filter", "bias", "multiplier", "rshift"),
         {**WINDOW, "dilations": (INTS, REQUIRED), "group": (INT, 1)},
-        meaning="acc = sum of x_padded * filter + bias, int32, padding holds zx (the term -zx * sum(filter) is in bias); "
-        "y = sat(round(acc * multiplier[oc] >> rshift[oc]) + zy). x (n,c,h,w) int8/uint8, filter int8 (oc,c/group,kh,kw), "
+        meaning="acc = sum of x_padded * filter + bias, int32, "
+        "padding holds zx (the term -zx * sum(filter) is in bias); "
+        "y = sat(round(acc * multiplier[oc] >> rshift[oc]) + zy). "
+        "x (n,c,h,w) int8/uint8, filter int8 (oc,c/group,kh,kw), "
         "bias, multiplier, rshift int32 (oc). The lowering guarantees that no acc leaves int32.",
     ),
     Row(
         "tpu.MatMul",
         ("input", "right", "bias", "multiplier", "rshift"),
         meaning="acc = x @ right + bias, int32 (the term -zx * sum(right) is in bias); "
-        "y = sat(round(acc * multiplier[j] >> rshift[j]) + zy). x (..., K) int8/uint8, right int8 (K, N), rest int32 (N).",
+        "y = sat(round(acc * multiplier[j] >> rshift[j]) + zy). "
+        "x (..., K) int8/uint8, right int8 (K, N), rest int32 (N).",
     ),
     Row(
         "tpu.Add",
@@ -48,9 +51,12 @@ ROWS = (
             "offset": (INT, 0),
             "rshift": (INT, REQUIRED),
         },
-        meaning="t_i = round(x_i * multipliers[i] >> rshifts[i]), multipliers in -128..255; an int16 weight is its own t_i "
-        "(multiplier 1, rshift 0); y = sat(round((sum of t_i + offset) >> rshift)). The lowering guarantees that the absolute "
-        "values of all t_i and the offset sum to at most 32767, so 16-bit steps in any order give this. Operands broadcast "
+        meaning="t_i = round(x_i * multipliers[i] >> rshifts[i]), multipliers in -128..255; "
+        "an int16 weight is its own t_i "
+        "(multiplier 1, rshift 0); y = sat(round((sum of t_i + offset) >> rshift)). "
+        "The lowering guarantees that the absolute "
+        "values of all t_i and the offset sum to at most 32767, so 16-bit steps in any order give this. "
+        "Operands broadcast "
         "as in numpy; zero points are in offset.",
     ),
     Row(
@@ -63,7 +69,8 @@ ROWS = (
     Row(
         "tpu.Lut",
         ("input", "table"),
-        meaning="y = table[byte of x] (x taken as an unsigned byte); table (256,), or (C, 256) with a row per index of axis 1; "
+        meaning="y = table[byte of x] (x taken as an unsigned byte); "
+        "table (256,), or (C, 256) with a row per index of axis 1; "
         "of the result's storage type.",
     ),
     Row(
@@ -82,8 +89,10 @@ ROWS = (
             "rshift": (INT, REQUIRED),
             "count_include_pad": (INT, 0),
         },
-        meaning="s = sum of (x - zx) over the window (padding adds nothing); y = sat(round(s * m >> rshift) + zy), where m is "
-        "multipliers[k] for the k with counts[k] == number of positions counted at this output (geometry.window_counts).",
+        meaning="s = sum of (x - zx) over the window (padding adds nothing); "
+        "y = sat(round(s * m >> rshift) + zy), where m is "
+        "multipliers[k] for the k with counts[k] == number of positions counted at this output "
+        "(geometry.window_counts).",
     ),
     Row("tpu.Reshape", ("input",), meaning="The same elements in the same order under the result's shape."),
     Row("tpu.Permute", ("input",), {"order": (INTS, REQUIRED)}, meaning="y = transpose(x, order)."),
@@ -100,7 +109,8 @@ ROWS = (
         "tpu.Pad",
         ("input",),
         {"pads": (INTS, REQUIRED), "value": (INT, REQUIRED)},
-        meaning="x with pads [begin per axis, end per axis] filled with the stored integer `value`; same quantized type.",
+        meaning="x with pads [begin per axis, end per axis] filled with the stored integer `value`; "
+        "same quantized type.",
     ),
     Row(
         "tpu.Softmax",
