@@ -57,7 +57,7 @@ class QuantizationPlan:
 
     tensors: Mapping[str, TensorQuantization]
     operations: Mapping[str, str]
-    weight_method: str = "max"
+    weight_method: str = "mse"
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-able data; `from_json` reads it back."""

@@ -49,6 +49,10 @@ class Range:
         """The smallest range that holds both."""
         return Range(min(self.low, other.low), max(self.high, other.high), max(self.threshold, other.threshold))
 
+    def unclipped(self) -> Range:
+        """The range with a threshold that holds all of it."""
+        return Range(self.low, self.high, max(self.threshold, abs(self.low), abs(self.high)))
+
     def with_padding(self, value: float) -> Range:
         """The range joined with a padding value, unless that lies beyond PAD_REACH and is left to saturate."""
         if not abs(value) <= PAD_REACH * self.threshold:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.errors import BadInput
-from tpu_deploy.ir.network import Network, name_of
+from tpu_deploy.ir.network import Network, is_absent, name_of
 from tpu_deploy.quant.add_scales import align_add_scales
 from tpu_deploy.quant.plan import FLOAT32, QuantizationPlan, TensorQuantization
 from tpu_deploy.quant.precision import precisions_of
@@ -29,7 +29,7 @@ class Scheme:
     """
 
     asymmetric: bool | Collection[str] = False
-    weight_method: str = "max"
+    weight_method: str = "mse"
 
     def is_asymmetric(self, names: Collection[str]) -> bool:
         """Whether a group of tied tensors uses a zero point: if any member was asked to."""
@@ -42,8 +42,9 @@ def make_plan(network: Network, table: Mapping[str, TensorRange], scheme: Scheme
     """The quantization plan of a canonical TOP network for the ranges of `table` (value name to threshold, min, max).
 
     Tensors are symmetric INT8 with scale threshold / 127, non-negative ones uint8 with threshold / 255. Tied tensors
-    (`ties.tied_values`) share the widest of their ranges. Scales around residual additions are then moved by at most
-    0.5 % so that the chip's 8-bit multipliers represent their ratios (`add_scales.align_add_scales`).
+    (`ties.tied_values`) share the widest of their ranges, and what the network returns keeps its whole range. Scales
+    around additions are then moved by at most 0.5 % so that the chip's 8-bit multipliers represent their ratios
+    (`add_scales.align_add_scales`).
     Raises BadInput, naming the tensor, when the table has no range for it or names an unknown tensor in the scheme.
     """
     options = scheme or Scheme()
@@ -52,7 +53,7 @@ def make_plan(network: Network, table: Mapping[str, TensorRange], scheme: Scheme
     _check_names(network, options)
     precisions = precisions_of(network)
     quantized = _quantized_values(network, precisions)
-    ranges = _own_ranges(network, table, quantized)
+    ranges = _own_ranges(network, table, quantized) | _unclipped_ranges(network, precisions, table, quantized)
     groups = tied_values(network, precisions, ranges)
     makers = {name_of(result): op for op in network.operations for result in op.results}
     types = {}
@@ -91,13 +92,28 @@ def _quantized_values(network: Network, precisions: Mapping[str, str]) -> set[st
     found = set()
     for op in network.operations:
         if precisions[name_of(op)] == "INT8":
-            read = [v for v in op.operands if network.weight(v) is None and not _is_absent(v.owner)]
-            found |= {name_of(v) for v in [*read, *op.results]}
+            found |= {name_of(v) for v in [*_read(network, op), *op.results]}
     return found
 
 
-def _is_absent(owner: object) -> bool:
-    return isinstance(owner, Operation) and owner.name == "top.None"
+def _read(network: Network, op: Operation) -> list[SSAValue]:
+    """The operands of `op` that are neither constant nor absent."""
+    return [v for v in op.operands if network.weight(v) is None and not is_absent(v)]
+
+
+def _unclipped_ranges(
+    network: Network, precisions: Mapping[str, str], table: Mapping[str, TensorRange], quantized: set[str]
+) -> dict[str, Range]:
+    """Ranges by value name of what the network returns or a float operation reads: up to the largest value seen.
+
+    Saturation would make equals of the largest values, which is what a classifier's answer or a Softmax depends on.
+    """
+    values = {name_of(v): v for v in network.outputs}
+    for op in network.operations:
+        if precisions[name_of(op)] == "F32":
+            values |= {name_of(v): v for v in _read(network, op)}
+    ranges = {n: value_range(v, table.get(n)) for n, v in values.items() if n in quantized}
+    return {n: r.unclipped() for n, r in ranges.items()}
 
 
 def _own_ranges(network: Network, table: Mapping[str, TensorRange], quantized: set[str]) -> dict[str, Range]:
