@@ -65,10 +65,12 @@ class Maker:
         zero = uniform_of(x).zero_point
         bias = rng.integers(-3000, 3000, oc) - zero * filters.astype(np.int64).sum((1, 2, 3))
         multiplier, shift = self.multipliers(oc, 5000 * np.sqrt(filters[0].size))
+        narrow = int(rng.integers(-1, 6)) if group == c == oc > 1 else -1
+        shift = shift - max(narrow, 0)
         constants = [self.weight(a) for a in (filters, bias.astype(np.int32), multiplier, shift)]
         return self.op(
             "tpu.Conv2D", [x, *constants], self.quantized((n, oc, *out)),
-            kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations, group=group,
+            kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations, group=group, acc_shift=narrow,
         )  # fmt: skip
 
     def add_depthwise(self, x) -> SSAValue:

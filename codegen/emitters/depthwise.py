@@ -24,6 +24,8 @@ from tpu_deploy.codegen.layout import aligned_bytes, channel_groups, round_up
 from tpu_deploy.codegen.program import Access, Action, Buffer, LoadConstant, StoreResult, TileProgram, Tiling, Variant
 from tpu_deploy.codegen.views import Box, dims_of
 
+I16 = np.dtype(np.int16)
+
 
 def _pack_depthwise(problem: Problem, first: int, last: int, bias_start: int, filter_start: int) -> packing.Bytes:
     op, chip = problem.op, problem.chip
@@ -51,16 +53,18 @@ def _depthwise_tile(problem: Problem, box: Box) -> TileProgram:
     taps = problem.kernel[0] * problem.kernel[1]
     steps: list[Action] = [spread_records("weights", table, last - first, chip)]
     size = 0
+    narrow = op.attributes["acc_shift"]
+    kind = I16 if narrow >= 0 else I32
     for chunk in chunks(box.dims, chip):
         low, high = chunk.slots
         target, source = part_of(y, chunk, chip), part_of(x, replace(chunk, rows=(0, x.dims[2])), chip)
-        sums = Local("acc", target.dims, I32)
-        size = max(size, aligned_bytes(target.dims, 4, chip))
+        sums = Local("acc", target.dims, kind)
+        size = max(size, aligned_bytes(target.dims, kind.itemsize, chip))
         weights = Access("weights", filter_start + low * taps, filter_start + high * taps)
         bias = Access("weights", bias_start + low * 4, bias_start + high * 4)
         slots_read = Access("table", low * packing.SLOT_BYTES, high * packing.SLOT_BYTES)
         steps += [
-            tiu.pooling(PoolOp.DEPTHWISE, sums, source, window, chip, weights=weights, bias=bias),
+            tiu.pooling(PoolOp.DEPTHWISE, sums, source, window, chip, weights=weights, bias=bias, shift=max(narrow, 0)),
             tiu.requantize_channels(target, sums, slots_read, chip),
         ]
     buffers = (

@@ -205,8 +205,12 @@ def pooling(
     *,
     weights: Access | Constant | None = None,
     bias: Access | None = None,
+    shift: int = 0,
 ) -> Step:
-    """A PorD: maximum, weighted sum by one constant, or depthwise convolution with a weight and bias table."""
+    """A PorD: maximum, weighted sum by one constant, or depthwise convolution with a weight and bias table.
+
+    Depthwise sums are shifted right by `shift`, rounded half up and saturated to the result's type.
+    """
     fields = {
         "tsk_eu_typ": int(op),
         "opd0_sign": signed(x.dtype),
@@ -218,6 +222,8 @@ def pooling(
         **_sizes("opd0", x.dims, "hw"),
         **window.fields(),
     }
+    if shift:
+        fields |= {"res1_addr": shift << 8, "opd2_n_str": int(RoundMode.HALF_UP)}
     addresses = {"res0_addr": result.ref, "opd0_addr": x.ref}
     reads = [x.access(chip)]
     if isinstance(weights, Access):

@@ -28,9 +28,10 @@ ROWS = (
     Row(
         "tpu.Conv2D",
         ("input", "filter", "bias", "multiplier", "rshift"),
-        {**WINDOW, "dilations": (INTS, REQUIRED), "group": (INT, 1)},
+        {**WINDOW, "dilations": (INTS, REQUIRED), "group": (INT, 1), "acc_shift": (INT, -1)},
         meaning="acc = sum of x_padded * filter + bias, int32, "
         "padding holds zx (the term -zx * sum(filter) is in bias); "
+        "if acc_shift >= 0 (depthwise only): acc = sat16(round(acc >> acc_shift)); "
         "y = sat(round(acc * multiplier[oc] >> rshift[oc]) + zy). "
         "x (n,c,h,w) int8/uint8, filter int8 (oc,c/group,kh,kw), "
         "bias, multiplier, rshift int32 (oc). The lowering guarantees that no acc leaves int32.",

@@ -20,6 +20,9 @@ LARGE_PLANE = 512
 """Pixels of a result from which a 1x1 convolution is faster on plain planes than on blocks of channels; measured."""
 
 
+INT16_REACH = 1 << 15
+"""Sums narrowed to int16 lie in [-INT16_REACH, INT16_REACH)."""
+
 Part = tuple[slice, Array]
 """Input channels and the filter over them."""
 
@@ -34,7 +37,12 @@ def build_conv(site: Site) -> Kernel:
     bias, multiplier, rshift = (site.weight(i).astype(np.int64).reshape(-1, 1) for i in (2, 3, 4))
     zero = site.operand_zero_point(0)
     bias = bias + zero * weights.sum((1, 2, 3), np.int64).reshape(-1, 1)
-    requantize = Requantizer(multiplier, rshift, bias, bound, site.zero_point, site.dtype)
+    narrow = site.attributes["acc_shift"]
+    if narrow < 0:
+        requantize = Requantizer(multiplier, rshift, bias, bound, site.zero_point, site.dtype)
+    else:
+        nothing = np.zeros_like(bias)
+        requantize = Requantizer(multiplier, rshift, nothing, nothing + INT16_REACH, site.zero_point, site.dtype)
     per_call = min(max(1, CALL // math.prod(site.shape[1:])), -(-images // site.workers.threads))
     alone = per_call >= images
     parts = _parts(site, weights) if bound.max() > FLOAT32_EXACT else [(slice(0, site.operand_shape(0)[1]), weights)]
@@ -46,12 +54,27 @@ def build_conv(site: Site) -> Kernel:
         def some(first: int) -> None:
             part = result[first : first + per_call]
             sums = accumulate.run(None, {"x": operands[0][first : first + per_call]})
-            requantize([each.reshape(part.shape) for each in sums], part, site.workers, spread=alone)
+            sums = [each.reshape(part.shape) for each in sums]
+            if narrow >= 0:
+                sums = [narrowed(sums, bias, narrow)]
+            requantize(sums, part, site.workers, spread=alone)
 
         site.workers.run([partial(some, first) for first in range(0, images, per_call)])
         return result.reshape(site.shape)
 
     return run
+
+
+def narrowed(sums: Sequence[Array], bias: Array, shift: int) -> Array:
+    """`sat16(round((sum of sums + bias) >> shift))` as float64, which holds every int32 exactly."""
+    total = np.add(sums[0], bias, dtype=np.float64)
+    for each in sums[1:]:
+        total += each
+    if shift:
+        total += 1 << shift - 1
+        total *= 2.0**-shift
+        np.floor(total, out=total)
+    return np.clip(total, -INT16_REACH, INT16_REACH - 1, out=total)
 
 
 def _parts(site: Site, weights: Array) -> list[Part]:
