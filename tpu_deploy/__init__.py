@@ -9,6 +9,7 @@ when it is first used: importing the package costs nothing.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from tpu_deploy.errors import BadInput, CheckFailed
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from tpu_deploy.runtime.session import Session, load
 
 __version__ = "0.1.0"
+
+_FOLDER = os.path.dirname(os.path.dirname(__file__))
+if os.path.isfile(os.path.join(_FOLDER, "pyproject.toml")):
+    # Started inside a checkout, Python finds this folder before the installed package: its other folders lie beside it.
+    __path__.append(_FOLDER)
 
 _HOMES = {
     "Deployment": "pipeline.deployment",
