@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import numpy as np
+from xdsl.dialects.builtin import Float32Type
+from xdsl.ir import SSAValue
+
 from tpu_deploy.ir import geometry
 from tpu_deploy.ir.network import Network, dtype_of, shape_of, tensor_type, uniform_of
 from tpu_deploy.ir.quant_types import UniformType
-from xdsl.dialects.builtin import Float32Type
-from xdsl.ir import SSAValue
 
 
 class Maker:
@@ -32,7 +33,8 @@ class Maker:
         return tensor_type(shape, UniformType.of(dtype, float(self.rng.uniform(0.01, 0.1)), zero))
 
     def op(self, kind, operands, result_type, **attributes) -> SSAValue:
-        return self.network.append(kind, operands, [result_type], [self.name(kind.split(".")[1])], attributes).results[0]
+        made = self.network.append(kind, operands, [result_type], [self.name(kind.split(".")[1])], attributes)
+        return made.results[0]
 
     def weight(self, array) -> SSAValue:
         return self.network.add_weight(self.name("weight"), array)
@@ -106,7 +108,9 @@ class Maker:
             other = x
             if kind == "slice":
                 part = tuple(k if rng.random() < 0.5 else 1 for k in shape)
-                other = self.op("tpu.Slice", [x], self.quantized(part, x), offset=[0] * len(shape), steps=[1] * len(shape))
+                other = self.op(
+                    "tpu.Slice", [x], self.quantized(part, x), offset=[0] * len(shape), steps=[1] * len(shape)
+                )
             operands.append(other)
             multipliers.append(int(rng.integers(-128, 200)))
             rshifts.append(0)
@@ -126,7 +130,9 @@ class Maker:
         rng, shape = self.rng, shape_of(x)
         part = tuple(k if rng.random() < 0.6 else 1 for k in shape)
         if rng.random() < 0.3:
-            other = self.network.append("top.Weight", [], [tensor_type(part, UniformType.of(np.int8, 0.1))], [self.name("w")])
+            other = self.network.append(
+                "top.Weight", [], [tensor_type(part, UniformType.of(np.int8, 0.1))], [self.name("w")]
+            )
             self.network.weights[other.location.desc.data] = rng.integers(-128, 128, part).astype(np.int8)
             other = other.results[0]
         else:
@@ -173,7 +179,10 @@ class Maker:
     def add_average_pool(self, x) -> SSAValue:
         shape, window = self._window(x)
         if self.rng.random() < 0.3:
-            shape, window = (*shape[:2], 1, 1), {"kernel_shape": list(shape_of(x)[2:]), "strides": [1, 1], "pads": [0] * 4}
+            shape, window = (
+                (*shape[:2], 1, 1),
+                {"kernel_shape": list(shape_of(x)[2:]), "strides": [1, 1], "pads": [0] * 4},
+            )
         include = bool(self.rng.random() < 0.5)
         axes = [
             geometry.window_counts(

@@ -6,7 +6,6 @@ from typing import Any
 
 from tpu_deploy.codegen.bmodel.model import Bmodel, Coefficients, CommandGroup, Net, Stage, TensorInfo
 from tpu_deploy.codegen.isa import Command, Engine, decode_stream, disassemble, opcode
-
 from tpu_deploy.errors import BadInput
 
 DECODED_CHIP = "BM1684X"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
+
 from tpu_deploy.codegen.bmodel.schema import SCALARS, STRUCTS, TABLES, Row
 
 # A well-formed file reads each byte a few times at most (several tables share one list of slots). More reads than

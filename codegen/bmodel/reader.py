@@ -19,7 +19,6 @@ from tpu_deploy.codegen.bmodel.model import (
     tensor_bytes,
 )
 from tpu_deploy.codegen.bmodel.writer import HEADER, MAGIC
-
 from tpu_deploy.errors import BadInput
 
 # Device addresses have 40 bits; no memory is larger.

@@ -17,7 +17,6 @@ from tpu_deploy.codegen.bmodel.model import (
     SubNet,
     TensorInfo,
 )
-
 from tpu_deploy.files import replacing
 
 MAGIC = 0xFF55AAEE

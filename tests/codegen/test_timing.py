@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tpu_deploy.chips import chip
 from tpu_deploy.codegen.assemble import encode_stream
 from tpu_deploy.codegen.bmodel import Bmodel, CommandGroup, Net, parse_bmodel
 from tpu_deploy.codegen.commands import Address, LocalRange, PlannedCommand, Space
@@ -14,8 +16,6 @@ from tpu_deploy.codegen.isa import INSTRUCTIONS, ArithmeticOp, Command, Precisio
 from tpu_deploy.codegen.timing import Cost, command_cycles, estimate, planned_cost, replay, replay_plan
 from tpu_deploy.codegen.timing_gdma import GDMA_FORMULAS
 from tpu_deploy.codegen.timing_tiu import TIU_FORMULAS
-
-from tpu_deploy.chips import chip
 from tpu_deploy.errors import BadInput
 
 DDR, LOCAL, BANK = 0x1_0000_0000, 0x0800_0000, 0x4000

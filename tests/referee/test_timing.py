@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from tpu_deploy.codegen.timing import command_cycles
 
+from tpu_deploy.codegen.timing import command_cycles
 from tpu_deploy.runtime import chip_model_install
 
 pytestmark = [

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, Net, Stage, TensorInfo
 from tpu_deploy.codegen.isa import ArithmeticOp, Precision, encode
 

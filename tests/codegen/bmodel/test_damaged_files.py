@@ -5,8 +5,8 @@ from pathlib import Path
 
 import flatbuffers
 import pytest
-from tpu_deploy.codegen.bmodel import describe, disassembly, parse_bmodel, read_bmodel, serialize
 
+from tpu_deploy.codegen.bmodel import describe, disassembly, parse_bmodel, read_bmodel, serialize
 from tpu_deploy.errors import BadInput
 
 FOLDER = Path(__file__).parent

@@ -2,8 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from tpu_deploy.codegen.bmodel import Net, SubNet, TensorInfo, decode_group, describe, disassembly
 
+from tpu_deploy.codegen.bmodel import Net, SubNet, TensorInfo, decode_group, describe, disassembly
 from tpu_deploy.errors import BadInput
 
 

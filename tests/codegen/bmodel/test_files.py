@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tpu_deploy.codegen.bmodel import (
     DTYPES,
     Bmodel,
@@ -23,7 +24,6 @@ from tpu_deploy.codegen.bmodel import (
     serialize,
     write_bmodel,
 )
-
 from tpu_deploy.errors import BadInput
 
 names = st.text(max_size=12)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from tpu_deploy.codegen.bmodel import write_bmodel
 
+from tpu_deploy.codegen.bmodel import write_bmodel
 from tpu_deploy.runtime import chip_model_install
 from tpu_deploy.runtime.chip_model import ChipModel
 

@@ -8,6 +8,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+
 from tpu_deploy.codegen.bmodel import (
     Bmodel,
     decode_group,

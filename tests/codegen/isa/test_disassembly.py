@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tpu_deploy.codegen.isa import INSTRUCTIONS, Command, decode_stream, disassemble, encode, opcode
 
 ALL_LANES = {"localmem_mask_l32": 0xFFFFFFFF, "localmem_mask_h32": 0xFFFFFFFF}

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tpu_deploy.codegen.isa import INSTRUCTIONS, Instruction, Precision, decode_stream, encode
 
 QUEUE_COMMANDS = ("SYSID", "sDMA_sys")
