@@ -235,7 +235,7 @@ def test_the_chip_model_gives_the_same_bits(calibrated: Any, tmp_path: Path) -> 
 def test_a_chip_model_that_takes_too_long_leaves_the_simulator_to_judge(
     calibrated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "CHIP_MODEL_SECONDS", 0.0)
+    monkeypatch.setattr(verification, "CHIP_MODEL_SECONDS", 0.0)
     built = tpu_deploy.deploy(calibrated.model, calibration=calibrated.table, output=tmp_path / "m.bmodel")
     assert built.checks[-1].verdict == "absent" and "rests on the simulator" in built.checks[-1].figure
 

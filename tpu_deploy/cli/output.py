@@ -11,10 +11,10 @@ from tpu_deploy.reports.text import columns, cosine, decibels, size
 
 if TYPE_CHECKING:
     from tpu_deploy.codegen.bmodel import Bmodel
+    from tpu_deploy.pipeline.checks import Verification
     from tpu_deploy.pipeline.demonstration import Demonstration
     from tpu_deploy.pipeline.deployment import Deployment
     from tpu_deploy.pipeline.inspection import Inspection
-    from tpu_deploy.pipeline.verification import Verification
 
 
 def deployment(built: Deployment, report: str | None) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpu_deploy.calibration import CalibrationTable, Preprocessing
+from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen.bmodel import Bmodel, KernelModule
@@ -16,35 +17,43 @@ from tpu_deploy.codegen.timing import Estimate
 from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.ir.network import Network
 from tpu_deploy.pipeline import stages
+from tpu_deploy.pipeline.checks import Check, Verification
 from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice, writable_file, writable_folder
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
 from tpu_deploy.pipeline.tables import METHOD, Data
-from tpu_deploy.pipeline.verification import Check, Verification
 from tpu_deploy.quant import QuantizationPlan
-from tpu_deploy.runtime.reference import Reference
 
 if TYPE_CHECKING:
     import pandas
+
+    from tpu_deploy.calibration import Preprocessing
+    from tpu_deploy.runtime.reference import Reference
 
 
 @dataclass(frozen=True)
 class Deployment:
     """A bmodel on disk and how it came about.
 
-    `reference` executes the same integer arithmetic: `reference.run(feeds)`. `verification` is None when it was
-    skipped. Sizes are in bytes; `timing.cycles` is an estimate.
+    `network` is the TPU network. `verification` is None when it was skipped. Sizes are in bytes; `timing.cycles` is an
+    estimate.
     """
 
     path: Path
     bmodel: Bmodel
-    reference: Reference
     table: CalibrationTable
     plan: QuantizationPlan
     network: Network
     verification: Verification | None
     memory: MemoryUse
     timing: Estimate
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The integer arithmetic of the bmodel: `reference.run(feeds)` gives the very bits."""
+        from tpu_deploy.runtime.reference import Reference
+
+        return Reference(self.network)
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -147,7 +156,6 @@ def _finished(build: Build) -> Deployment:
     made = Deployment(
         path=build.request.output,
         bmodel=build.compiled.bmodel,
-        reference=build.reference,
         table=build.table,
         plan=build.plan,
         network=build.tpu,

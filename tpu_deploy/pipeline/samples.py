@@ -6,15 +6,20 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tpu_deploy.calibration import CalibrationTable, Feed, InputSpec, Samples, open_samples
-from tpu_deploy.calibration.streams import batch_slots
+from tpu_deploy import calibration
+from tpu_deploy.calibration.feeds import Feed, InputSpec
+from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.pipeline.source import input_specs
 from tpu_deploy.pipeline.tables import Data
+
+if TYPE_CHECKING:
+    from tpu_deploy.calibration import Samples
 
 BATCHES = 4
 """How many batches a deployment is verified on at most."""
@@ -33,7 +38,7 @@ class VerificationInputs:
 def given_inputs(network: Network, data: Data) -> VerificationInputs:
     """The first batches of what the user gives. Raises BadInput as calibration data would."""
     specs = input_specs(network)
-    samples = open_samples(data, specs)
+    samples = calibration.open_samples(data, specs)
     feeds = batches(_enough(iter(samples), specs), specs)
     if not feeds:
         raise BadInput(f"--inputs {samples.source}: holds no samples")
@@ -45,7 +50,7 @@ def held_back(samples: Samples, specs: Mapping[str, InputSpec]) -> tuple[Samples
     loaders = samples.loaders()
     first = _enough((load() for load in loaders), specs)
     again = (partial(_itself, feed) for feed in first)
-    return Samples(samples.source, samples.count, lambda: itertools.chain(again, loaders)), first
+    return calibration.Samples(samples.source, samples.count, lambda: itertools.chain(again, loaders)), first
 
 
 def _enough(feeds: Iterator[Feed], specs: Mapping[str, InputSpec]) -> list[Feed]:
@@ -53,7 +58,7 @@ def _enough(feeds: Iterator[Feed], specs: Mapping[str, InputSpec]) -> list[Feed]
     first = next(feeds, None)
     if first is None:
         return []
-    slots, _ = batch_slots(first, specs, 1)
+    slots = _batch_slots(first, specs)
     return [first, *itertools.islice(feeds, BATCHES * slots - 1)]
 
 
@@ -86,7 +91,7 @@ def batches(samples: Sequence[Feed], specs: Mapping[str, InputSpec]) -> list[Fee
     """Feeds of the network's batch size; the last sample fills what is left of the last batch."""
     if not samples:
         return []
-    slots, _ = batch_slots(samples[0], specs, 1)
+    slots = _batch_slots(samples[0], specs)
     made: list[Feed] = []
     for start in range(0, len(samples), slots):
         rows = list(samples[start : start + slots])
@@ -97,3 +102,10 @@ def batches(samples: Sequence[Feed], specs: Mapping[str, InputSpec]) -> list[Fee
 
 def _counted(count: int, source: str) -> str:
     return f"{count} batch{'es' if count > 1 else ''} of {source}"
+
+
+def _batch_slots(feed: Feed, specs: Mapping[str, InputSpec]) -> int:
+    """How many samples like `feed` make a batch."""
+    from tpu_deploy.calibration.streams import batch_slots
+
+    return batch_slots(feed, specs, 1)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tpu_deploy.calibration import InputSpec
+from tpu_deploy.calibration.feeds import InputSpec
 from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import Finding, UnsupportedOperators, import_onnx
 from tpu_deploy.frontend.model_file import ModelFile, read_model
@@ -52,19 +53,18 @@ class Source:
         """The model read and judged. Raises BadInput when it is no usable ONNX model."""
         return read_model(self.given)
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """What identifies the model: "sha256:" and the digest of the file or of the message."""
-        if isinstance(self.given, Path):
-            with self.given.open("rb") as stream:
-                return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-        return "sha256:" + hashlib.sha256(self.given.SerializeToString(deterministic=True)).hexdigest()
+        return self.hashing.result()
 
-    def tpu_mlir_names(self) -> dict[str, str]:
-        """TPU-MLIR's name of each tensor by its ONNX name: computed ones carry the operator, `relu1_Relu`."""
-        graph = self.file.proto.graph
-        names = {value.name: value.name for value in graph.input}
-        return names | {name: f"{name}_{node.op_type}" for node in graph.node for name in node.output if name}
+    @cached_property
+    def hashing(self) -> Future[str]:
+        """The hash on its way, in a thread of its own: begun early, it costs nothing."""
+        executor = ThreadPoolExecutor(1, "hash")
+        started = executor.submit(_hash, self.given)
+        executor.shutdown(wait=False)
+        return started
 
     def network(self, input_shapes: InputShapes | None) -> Network:
         """The TOP network, not yet canonical. Raises BadInput and UnsupportedOperators."""
@@ -81,6 +81,13 @@ class Source:
             if sizes and sizes[0] == 0 and all(sizes[1:]):
                 shapes[value.name] = (batch, *sizes[1:])
         return shapes
+
+
+def _hash(given: Path | onnx.ModelProto) -> str:
+    if isinstance(given, Path):
+        with given.open("rb") as stream:
+            return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+    return "sha256:" + hashlib.sha256(given.SerializeToString(deterministic=True)).hexdigest()
 
 
 def check_lowering(source: Source, network: Network) -> None:

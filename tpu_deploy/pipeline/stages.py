@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tpu_deploy.calibration import CalibrationTable, Feed, Preprocessing, open_samples
+from tpu_deploy import calibration
+from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.codegen.bmodel import KernelModule, disassembly, serialize
 from tpu_deploy.codegen.compile import Compiled, compile_network
 from tpu_deploy.codegen.timing import Estimate, estimate
@@ -17,18 +19,15 @@ from tpu_deploy.ir import text as ir_text
 from tpu_deploy.ir.network import Network
 from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
-from tpu_deploy.pipeline import reporting, verification
-from tpu_deploy.pipeline import samples as sampling
-from tpu_deploy.pipeline.float_model import FloatNetwork
+from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
+from tpu_deploy.pipeline.samples import VerificationInputs, from_calibration, given_inputs, held_back, noise
 from tpu_deploy.pipeline.source import InputShapes, Source, check_lowering, input_specs
 from tpu_deploy.pipeline.tables import METHOD, Data, check_table, collect, read_table
-from tpu_deploy.pipeline.verification import GATES, Check, Verification
 from tpu_deploy.quant import QuantizationPlan, make_plan
-from tpu_deploy.runtime.reference import Reference
 
-CHIP_MODEL_SECONDS = 300.0
-"""How long the chip model may take; float networks of the size of ResNet-50 take longer and rest on the simulator."""
+if TYPE_CHECKING:
+    from tpu_deploy.calibration import Feed, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Build:
     table: CalibrationTable = field(init=False)
     plan: QuantizationPlan = field(init=False)
     tpu: Network = field(init=False)
-    reference: Reference = field(init=False)
     compiled: Compiled = field(init=False)
     content: bytes = field(init=False)
     timing: Estimate = field(init=False)
@@ -84,6 +82,8 @@ Stage = Callable[[Build], None]
 
 def import_model(build: Build) -> None:
     """Import the ONNX model as TOP."""
+    if build.request.calibration is not None:
+        _ = build.request.source.hashing
     build.top = build.request.source.network(build.request.input_shapes)
     _dump(build, "1_top", build.top)
 
@@ -103,12 +103,11 @@ def find_ranges(build: Build) -> None:
         check_table(build.table, request.source, build.top)
     elif request.calibration is not None:
         build.table = read_table(request.calibration, request.source, build.top)
-        check_table(build.table, request.source, build.top)
     else:
         assert request.data is not None
         specs = input_specs(build.top)
-        opened = open_samples(request.data, specs, request.preprocessing, request.samples)
-        opened, build.first_samples = sampling.held_back(opened, specs)
+        opened = calibration.open_samples(request.data, specs, request.preprocessing, request.samples)
+        opened, build.first_samples = held_back(opened, specs)
         statistics = collect(build.top, request.source, opened, request.batch_size, request.progress)
         build.table = CalibrationTable.of(statistics, request.method)
         build.sample_source = f"the calibration data ({opened.source})"
@@ -124,7 +123,6 @@ def lower(build: Build) -> None:
     """Lower TOP to TPU integer arithmetic."""
     request = build.request
     build.tpu = lower_to_tpu(build.top, build.plan, request.chip, request.quantized_io)
-    build.reference = Reference(build.tpu)
     _dump(build, "4_tpu", build.tpu)
 
 
@@ -145,18 +143,12 @@ def verify(build: Build) -> None:
     """Verify: ONNX, TOP, TPU arithmetic, commands, simulator, chip model."""
     if not build.request.verify:
         return
+    from tpu_deploy.pipeline.verification import verify as verify_chain
+    from tpu_deploy.runtime.reference import Reference
+
     inputs = _verification_inputs(build)
-    build.verification = found = Verification(inputs.source)
-    floats = FloatNetwork(build.top)
-    found.checks.append(verification.compare_floats(build.request.source, floats, inputs.feeds, GATES["f32"]))
-    run = verification.run_reference(build.reference, floats, inputs.feeds)
-    found.layers = run.layers
-    found.findings = verification.output_findings(run.layers, build.tpu)
-    found.checks.append(verification.judge_layers(run.layers, build.tpu, build.gate, build.request.precision))
-    found.checks += verification.judge_commands(build.compiled.bmodel)
-    found.checks.append(verification.run_simulator(build.content, inputs.feeds, run.outputs, build.tpu))
-    found.checks.append(
-        verification.run_chip_model(build.content, inputs.feeds, run.outputs, build.tpu, CHIP_MODEL_SECONDS)
+    build.verification = found = verify_chain(
+        build.request.source, build.top, Reference(build.tpu), build.content, inputs, build.gate
     )
     wrong = found.failed("exactness")
     if wrong:
@@ -175,13 +167,13 @@ class ExactnessError(CheckFailed):
         )
 
 
-def _verification_inputs(build: Build) -> sampling.VerificationInputs:
+def _verification_inputs(build: Build) -> VerificationInputs:
     request = build.request
     if request.inputs is not None:
-        return sampling.given_inputs(build.top, request.inputs)
+        return given_inputs(build.top, request.inputs)
     if build.first_samples:
-        return sampling.from_calibration(build.first_samples, input_specs(build.top), build.sample_source)
-    return sampling.noise(build.top, build.table)
+        return from_calibration(build.first_samples, input_specs(build.top), build.sample_source)
+    return noise(build.top, build.table)
 
 
 def write_bmodel(build: Build) -> None:
@@ -193,7 +185,9 @@ def write_bmodel(build: Build) -> None:
 def write_report(build: Build) -> None:
     """Write the report."""
     if build.request.report is not None:
-        reporting.write_report(build)
+        from tpu_deploy.pipeline.reporting import write_report as write_files
+
+        write_files(build)
 
 
 STAGES: tuple[Stage, ...] = (

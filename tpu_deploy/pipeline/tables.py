@@ -5,28 +5,29 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from onnx import GraphProto
 from xdsl.ir import Operation, SSAValue
 
-from tpu_deploy.calibration import (
-    CalibrationTable,
-    Preprocessing,
-    Samples,
-    Statistics,
-    collect_statistics,
-    open_samples,
-)
+from tpu_deploy import calibration
+from tpu_deploy.calibration.statistics import Statistics
+from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import export_onnx
 from tpu_deploy.ir.network import Network, is_absent, name_of
 from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs
+from tpu_deploy.pipeline.tpu_mlir_names import folded_tensors, names_by_value
 from tpu_deploy.quant.precision import precisions_of
 from tpu_deploy.quant.ranges import reach
 from tpu_deploy.quant.ties import MOVEMENTS
+
+if TYPE_CHECKING:
+    from tpu_deploy.calibration import Preprocessing, Samples
 
 Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 """Samples: a folder, list file, .npz or .npy, a mapping of input names to batches, or any iterable of feeds."""
@@ -64,15 +65,18 @@ def calibrate(
     if data is not None:
         progress.stage("import the model")
         network = canonical_network(source, source.shapes_for_batch(input_shapes, batch_size))
-        opened = open_samples(data, input_specs(network), preprocessing, samples)
+        opened = calibration.open_samples(data, input_specs(network), preprocessing, samples)
         progress.stage("calibrate")
         found = collect(network, source, opened, batch_size, progress)
     else:
         assert statistics is not None
         found = _earlier(statistics, source)
     table = CalibrationTable.of(found, method)
-    if target is not None:
-        _write(table, found, target, source.tpu_mlir_names() if tpu_mlir_names else None)
+    if target is not None and tpu_mlir_names:
+        graph = source.file.proto.graph
+        _write(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
+    elif target is not None:
+        _write(table, found, target, None)
     return table
 
 
@@ -80,7 +84,7 @@ def collect(
     network: Network, source: Source, samples: Samples, batch_size: int = 1, progress: Progress = SILENT
 ) -> Statistics:
     """The statistics of all values of a canonical network over `samples`, in one pass through onnxruntime."""
-    return collect_statistics(
+    return calibration.collect_statistics(
         export_onnx(network),
         samples,
         tensors=[name_of(value) for value in network.values()],
@@ -117,10 +121,26 @@ def _write(table: CalibrationTable, statistics: Statistics, target: Path, names:
         raise
 
 
+def _with_folded_tensors(table: CalibrationTable, graph: GraphProto) -> CalibrationTable:
+    """The table with a line for each tensor that TPU-MLIR may know and we have folded into another."""
+    more = {name: table[value] for value, names in folded_tensors(graph, table).items() for name in names}
+    return replace(table, entries={**table.entries, **more})
+
+
 def read_table(path: str | os.PathLike[str], source: Source, network: Network) -> CalibrationTable:
     """The table in a file, ours or TPU-MLIR's. Raises BadInput when it is none, or of another model."""
-    theirs = source.tpu_mlir_names()
-    return CalibrationTable.read(path, {name_of(v): theirs.get(name_of(v), name_of(v)) for v in network.values()})
+    table = CalibrationTable.read(path)
+    needed = tensors_that_need_a_range(network)
+    if not all(name in table for name in needed):
+        graph = source.file.proto.graph
+        theirs = names_by_value(graph)
+        known = {name: theirs.get(name, name) for name in map(name_of, network.values())}
+        table = CalibrationTable.read(path, known)
+        folded = folded_tensors(graph, known)
+        known |= {name: theirs[folded[name][-1]] for name in needed if name not in table and name in folded}
+        table = CalibrationTable.read(path, known)
+    check_table(table, source, network)
+    return table
 
 
 def check_table(table: CalibrationTable, source: Source, network: Network) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from xdsl.ir import SSAValue
 
-from tpu_deploy.calibration import Feed
+from tpu_deploy.calibration.feeds import Feed
 from tpu_deploy.codegen.bmodel import Bmodel, decode_group, parse_bmodel
 from tpu_deploy.codegen.findings import Finding
 from tpu_deploy.codegen.hazards import check_hazards
@@ -21,7 +21,9 @@ from tpu_deploy.codegen.legality import GlobalRanges, check_legality
 from tpu_deploy.errors import CheckFailed
 from tpu_deploy.ir.network import Network, name_of, uniform_of
 from tpu_deploy.numbers import quantize
+from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.float_model import FloatNetwork, FloatValues, OriginalModel
+from tpu_deploy.pipeline.samples import VerificationInputs
 from tpu_deploy.pipeline.source import Source
 from tpu_deploy.reports import text
 from tpu_deploy.reports.layers import Layer, LayerComparison, findings, first_below
@@ -33,10 +35,6 @@ from tpu_deploy.runtime.simulator.simulator import Simulator
 
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
-Verdict = Literal["ok", "failed", "absent"]
-
-GATES = {"f32": 0.9999, "int8": 0.95}
-"""The least cosine of the worst output and batch, by the precision of what is judged."""
 
 SIMULATED_BATCHES = 2
 """How many batches run on the simulator, and one of them on the chip model: commands do not depend on the data."""
@@ -48,30 +46,26 @@ FLOAT_ULP = 2
 """Units in the last place by which results behind a float kernel may differ from the reference's."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """One row of the verification table: what was judged, against what, the verdict and the figure it rests on."""
-
-    stage: str
-    compared_with: str
-    verdict: Verdict
-    figure: str
-    kind: Literal["accuracy", "exactness"]
-    blame: str = ""
+CHIP_MODEL_SECONDS = 300.0
+"""How long the chip model may take; float networks of the size of ResNet-50 take longer and rest on the simulator."""
 
 
-@dataclass
-class Verification:
-    """What the chain found so far."""
-
-    inputs: str
-    checks: list[Check] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
-
-    def failed(self, kind: str) -> list[Check]:
-        """The failed checks of a kind."""
-        return [check for check in self.checks if check.verdict == "failed" and check.kind == kind]
+def verify(
+    source: Source, top: Network, reference: Reference, content: bytes, inputs: VerificationInputs, gate: float
+) -> Verification:
+    """What the whole chain finds on `inputs`, from the user's model to the bytes of the bmodel; `gate` is for INT8."""
+    found = Verification(inputs.source)
+    feeds, network = inputs.feeds, reference.network
+    floats = FloatNetwork(top)
+    found.checks.append(compare_floats(source, floats, feeds, GATES["f32"]))
+    run = run_reference(reference, floats, feeds)
+    found.layers = run.layers
+    found.findings = findings(run.layers, [name_of(value) for value in network.outputs])
+    found.checks.append(judge_layers(run.layers, network, gate))
+    found.checks += judge_commands(parse_bmodel(content))
+    found.checks.append(run_simulator(content, feeds, run.outputs, network))
+    found.checks.append(run_chip_model(content, feeds, run.outputs, network, CHIP_MODEL_SECONDS))
+    return found
 
 
 def compare_floats(source: Source, network: FloatNetwork, feeds: Sequence[Feed], gate: float) -> Check:
@@ -151,7 +145,7 @@ def stored_feed(network: Network, feed: Feed) -> Outputs:
     return stored
 
 
-def judge_layers(layers: Sequence[Layer], network: Network, gate: float, precision: str) -> Check:
+def judge_layers(layers: Sequence[Layer], network: Network, gate: float) -> Check:
     """The quantized network's outputs against the float network's, naming the first tensor below the gate."""
     ends = {name_of(value) for value in network.outputs}
     outputs = [layer for layer in layers if layer.name in ends]
@@ -160,7 +154,7 @@ def judge_layers(layers: Sequence[Layer], network: Network, gate: float, precisi
     passed = near.cosine >= gate
     first = first_below(layers, gate) or worst
     return Check(
-        f"TPU {precision.upper()} (reference)",
+        "TPU INT8 (reference)",
         "TOP, canonical (onnxruntime)",
         "ok" if passed else "failed",
         f"cosine {text.cosine(near.cosine)} (gate {gate:g}), {text.decibels(near.sqnr_db)} at {worst.name}",
@@ -273,8 +267,3 @@ def units_apart(actual: Array, expected: Array) -> int:
     if not np.array_equal(np.signbit(ours), np.signbit(theirs)):
         return 1 << 32
     return int(np.abs(ours.view(np.int32).astype(np.int64) - theirs.view(np.int32)).max())
-
-
-def output_findings(layers: Sequence[Layer], network: Network) -> list[str]:
-    """What a person should know of the tensors: NaN, infinity, saturation, constant outputs."""
-    return findings(layers, [name_of(value) for value in network.outputs])
