@@ -77,7 +77,8 @@ class Layout:
             if item.program is None:
                 continue
             ahead = leading_loads(item.program)
-            for buffer in item.program.buffers:
+            constant = {b for b, actions in ahead.items() if all(isinstance(a, LoadConstant) for a in actions)}
+            for buffer in sorted(item.program.buffers, key=lambda b: b.name not in constant):  # they wait for nothing
                 self._buffer(index, item, buffer, ahead.get(buffer.name, []))
             self._separate(index, item.program.buffers)
 
@@ -168,9 +169,8 @@ def lay_out(items: Sequence[Item], chip: Chip) -> PlacedItems:
     timeline, failed = pack(layout.every, len(items), chip)
     if failed is not None:
         raise NoRoom(failed.first)
-    bound = timeline.lower_bound()
     slots = _advance(layout, timeline)
-    return PlacedItems(layout.blocks, slots, layout.sources, timeline.peak(), bound)
+    return PlacedItems(layout.blocks, slots, layout.sources, timeline.peak(), timeline.lower_bound())
 
 
 def _written(items: Sequence[Item]) -> list[set[str]]:

@@ -16,7 +16,7 @@ from tpu_deploy.codegen.program import Action, Buffer, LoadOperand, StoreResult,
 from tpu_deploy.codegen.views import AxisMap, Box, Dims
 from tpu_deploy.codegen.works import Compute
 
-FEWEST_CHANNELS = 16
+FEWEST_CHANNELS = 4
 """Below this many channels the transposition does not pay."""
 MOST_ROW_BYTES = 32768
 """What all rows, in one lane, may take."""

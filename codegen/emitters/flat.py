@@ -10,14 +10,18 @@ from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.program import TileProgram, Tiling, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
 
+GOOD_ROW = 256
+"""Elements a lane should hold: rows of fewer bytes take as long to transfer as rows of 256."""
+
 Tile = Callable[[tuple[int, ...], Box], TileProgram]
 """Makes the program of a box of the result seen under a shape with the canonical axes of its rank."""
 
 
 def flat_shape(shape: tuple[int, ...], chip: Chip) -> tuple[int, int, int, int]:
-    """(1, lanes, 1, rest) with as many lanes as divide the number of elements."""
+    """(1, lanes, 1, rest): as many lanes as divide the number of elements, but no shorter rows than transfer well."""
     total = prod(shape)
-    lanes = max(k for k in range(1, chip.lanes + 1) if total % k == 0)
+    divisors = [k for k in range(1, chip.lanes + 1) if total % k == 0]
+    lanes = max((k for k in divisors if total // k >= GOOD_ROW), default=1)
     return 1, lanes, 1, total // lanes
 
 
