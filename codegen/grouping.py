@@ -1,8 +1,8 @@
 """Layer groups: which computations keep their values in local memory, and in how many slices of the batch.
 
 A group runs over its slices one after another, all its operations in each. Values that its later operations read stay
-in local memory; others come from and go to global memory. An operation whose slice of one image does not fit is a group of
-its own, cut into tiles.
+in local memory; others come from and go to global memory. An operation whose slice of one image does not fit is a group
+of its own, cut into tiles.
 """
 
 from __future__ import annotations

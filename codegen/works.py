@@ -11,7 +11,7 @@ from tpu_deploy.codegen.views import Storage
 
 @dataclass(frozen=True)
 class Compute:
-    """An operation with an emitter: the variants that strides can express, its operands (None: a constant), its result."""
+    """An operation with an emitter: variants that strides can express, operands (None: a constant), result."""
 
     view: OperationView
     variants: tuple[Variant, ...]

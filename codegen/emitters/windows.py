@@ -17,7 +17,7 @@ from tpu_deploy.codegen.views import AxisMap, Box, Dims, dims_of
 
 @dataclass(frozen=True)
 class Span:
-    """What a window reads along one axis: [low, high) with padding, of it [first, last) real; empty if first >= last."""
+    """What a window reads along an axis: [low, high) with padding, [first, last) of it real; empty if first >= last."""
 
     low: int
     high: int
