@@ -19,6 +19,9 @@ from tpu_deploy.quant.weights import IntegerProduct, integer_product
 
 INT16_MAX = 32767
 
+NARROWING_NOISE = 0.1
+"""Most that rounding sums to int16 may add to the noise of rounding the result to 8 bits, over all channels."""
+
 
 def has_computed_weights(network: Network, op: Operation) -> bool:
     """its weights or bias are computed; only constant ones are supported"""
@@ -54,7 +57,8 @@ def product(
 def narrowed(integers: IntegerProduct, x: TensorQuantization, y: TensorQuantization) -> tuple[IntegerProduct, int]:
     """The same product with its sums rounded to int16 on the way, and the right shift that takes them there.
 
-    The shift is the least with which every sum that the result can tell from saturation, and that can occur, fits.
+    The shift is the least with which every sum that the result can tell from saturation, and that can occur, fits;
+    -1, and the product as it was, where that would cost precision.
     The pooling unit writes 16-bit sums twice as fast as 32-bit ones.
     """
     taps = integers.weights.reshape(len(integers.weights), -1).astype(np.float64)
@@ -68,7 +72,7 @@ def narrowed(integers: IntegerProduct, x: TensorQuantization, y: TensorQuantizat
     levels = float(np.iinfo(y.dtype).max) - float(np.iinfo(y.dtype).min) + 1
     needed = np.minimum(reach, np.divide(levels, ratio, out=np.full_like(reach, np.inf), where=ratio > 0))
     shift = max(0, math.ceil(math.log2(max(float(needed.max()), 1.0) / (INT16_MAX - 1))))
-    if int(integers.rshift.min()) < shift:
+    if int(integers.rshift.min()) < shift or float(np.mean((ratio * 2.0**shift) ** 2)) > NARROWING_NOISE:
         return integers, -1
     return replace(integers, rshift=(integers.rshift - shift).astype(np.int32)), shift
 

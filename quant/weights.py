@@ -24,6 +24,11 @@ ACCUMULATOR_LIMIT = 1 << 30
 ZERO = 1e-36
 """Weight scales below this have no float32 reciprocal; the weights are zero for every purpose."""
 
+FINEST = 0.05 / (0.29 * 64)
+"""Finest weight step, as a step of one product over the result's and times the root of their number: rounding (0.29
+steps) all weights of inputs around 64 then adds 0.05 of the result's step, which is itself rounded to 0.29. Channels
+that matter little are kept from widening what their neighbours' sums are stored in."""
+
 MAXIMUM_RATIO = 1024.0
 """Requantization ratios above this saturate for every integer but 0, exactly as this one does."""
 
@@ -81,8 +86,7 @@ def integer_product(
     axis = 1 if channel_axis == 0 else 0
     scales = _channel_limits(channels, axis, method) / WEIGHT_LIMIT
     scales = np.maximum(scales, _least_scales(channels, axis, offsets, x))
-    # A channel that is all zero, bias too: any scale will do.
-    scales[scales < ZERO] = y.scale / x.scale
+    scales = np.maximum(scales, max(FINEST / np.sqrt(channels.shape[axis]) * y.scale / x.scale, ZERO))
     quantized = _rounded(channels, axis, scales)
     integer_bias = np.rint(offsets / (x.scale * scales)).astype(np.int64)
     if x.zero_point:
