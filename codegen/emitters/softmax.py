@@ -1,8 +1,14 @@
-"""Softmax in float32: rows on lanes, the softmax axis along w, every step one rounding that numpy reproduces."""
+"""Softmax in float32, every step one rounding that numpy reproduces.
+
+Rows lie on lanes and the softmax axis along w; an axis too long for a lane is dealt out to all lanes, element i to lane
+i mod 64. Both add and compare the same pairs in the same order, so both give the same bits.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,10 +21,11 @@ from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.packing import Bytes
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.isa import ArithmeticOp
-from tpu_deploy.codegen.layout import aligned_strides
+from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides
 from tpu_deploy.codegen.program import (
     Access,
     Buffer,
+    Fill,
     LoadConstant,
     LoadOperand,
     StoreResult,
@@ -37,6 +44,11 @@ LOWEST = -64.0
 TERMS = 8
 """Terms of the Taylor polynomial of exp on [-log(2)/2, log(2)/2]."""
 MANTISSA_BITS = 23
+PIECE_BYTES = 16384
+"""Bytes of a lane that a long axis takes at a time on its way in and out."""
+
+Fold = Callable[[ArithmeticOp, Local], Local]
+"""Reduces the elements of each row, in place; what comes out broadcasts against the rows."""
 
 
 def _axes(rank: int, axis: int) -> AxisMap:
@@ -83,31 +95,194 @@ def _exponential(tile: Assembly, x: Local, t: Local, k: Local, p: Local) -> None
     add(tiu.arithmetic(ArithmeticOp.ADD, p_bits, p_bits, k_bits, chip))
 
 
+def _normalize(tile: Assembly, x: Local, scratch: tuple[Local, Local, Local], row: Local, fold: Fold) -> None:
+    """The last scratch tensor = softmax of the rows of x; x and the others are spent, `row` takes a number a row."""
+    chip, add = tile.chip, tile.actions.append
+    t, k, p = scratch
+    add(tiu.arithmetic(ArithmeticOp.COPY, t, x, None, chip))
+    largest = fold(ArithmeticOp.MAX, t)
+    add(tiu.arithmetic(ArithmeticOp.SUB, x, x, largest, chip))
+    add(tiu.arithmetic(ArithmeticOp.MAX, x, x, Constant.float32(LOWEST), chip))
+    _exponential(tile, x, t, k, p)
+    add(tiu.arithmetic(ArithmeticOp.COPY, t, p, None, chip))
+    total = fold(ArithmeticOp.ADD, t)
+    add(tiu.divide(row, Constant.float32(1.0), total, chip))
+    add(tiu.arithmetic(ArithmeticOp.MUL, p, p, row, chip))
+
+
+def _load_taylor(tile: Assembly) -> None:
+    chip = tile.chip
+    tile.buffers.append(Buffer("taylor", chip.vector_bytes))
+    pack = partial(_coefficients, chip.lanes, chip.vector_bytes)
+    tile.actions.append(LoadConstant("softmax:taylor", chip.lanes, chip.vector_bytes, "taylor", pack))
+
+
 def _tile(op: OperationView, chip: Chip, axes: AxisMap, box: Box) -> TileProgram:
     tile = Assembly(chip)
     x, t, k, p = (tile.tensor(name, box.dims, F32) for name in ("x", "t", "k", "p"))
     row = tile.tensor("row", (*box.dims[:3], 1), F32)
-    tile.buffers.append(Buffer("taylor", chip.vector_bytes))
-    pack = partial(_coefficients, chip.lanes, chip.vector_bytes)
-    tile.actions += [
-        LoadConstant("softmax:taylor", chip.lanes, chip.vector_bytes, "taylor", pack),
-        LoadOperand(0, op.operands[0].shape, axes, box, "x"),
-        tiu.arithmetic(ArithmeticOp.COPY, t, x, None, chip),
-    ]
-    largest = _fold(tile, ArithmeticOp.MAX, t)
-    tile.actions += [
-        tiu.arithmetic(ArithmeticOp.SUB, x, x, largest, chip),
-        tiu.arithmetic(ArithmeticOp.MAX, x, x, Constant.float32(LOWEST), chip),
-    ]
-    _exponential(tile, x, t, k, p)
-    tile.actions.append(tiu.arithmetic(ArithmeticOp.COPY, t, p, None, chip))
-    total = _fold(tile, ArithmeticOp.ADD, t)
-    tile.actions += [
-        tiu.divide(row, Constant.float32(1.0), total, chip),
-        tiu.arithmetic(ArithmeticOp.MUL, p, p, row, chip),
-        StoreResult(op.result.shape, axes, box, "p"),
-    ]
+    _load_taylor(tile)
+    tile.actions.append(LoadOperand(0, op.operands[0].shape, axes, box, "x"))
+    _normalize(tile, x, (t, k, p), row, partial(_fold, tile))
+    tile.actions.append(StoreResult(op.result.shape, axes, box, "p"))
     return tile.program()
+
+
+def _slot_ranges(elements: int, lanes: int) -> Iterator[tuple[int, int, int]]:
+    """(lanes, first slot, slots) of a row of elements dealt out to the lanes: whole slots, then what is left."""
+    whole, rest = divmod(elements, lanes)
+    if whole:
+        yield lanes, 0, whole
+    if rest:
+        yield rest, whole, 1
+
+
+def _dealt_part(tensor: Local, lanes: int, first: int, slots: int, chip: Chip) -> Local:
+    """Slots [first, first + slots) of the first lanes of a tensor (rows, 64, 1, slots)."""
+    strides = aligned_strides(tensor.dims, 4, chip)
+    return Local(tensor.buffer, (tensor.dims[0], lanes, 1, slots), F32, first * 4, strides)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """A tile of a softmax along a dealt-out axis, (1, c, h, w) with the axis on c, as it is put together."""
+
+    tile: Assembly
+    op: OperationView
+    axes: AxisMap
+    box: Box
+
+    @property
+    def rows(self) -> int:
+        """How many independent rows the tile has."""
+        return self.box.dims[2] * self.box.dims[3]
+
+    @property
+    def length(self) -> int:
+        """Elements of the softmax axis."""
+        return self.box.dims[1]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether elements of the softmax axis may follow each other in global memory."""
+        return dims_of(self.op.result.shape, self.axes)[3] == 1
+
+    def pieces(self) -> Iterator[tuple[int, int, str]]:
+        """Pieces [start, stop) of the softmax axis that are moved at a time, and the suffix of their buffers."""
+        lanes = self.tile.chip.lanes
+        if self.is_last:
+            step = max(1, PIECE_BYTES // (4 * self.rows * lanes)) * lanes
+        else:
+            step = max(1, PIECE_BYTES // aligned_bytes((1, 1, 1, self.rows), 4, self.tile.chip)) * lanes
+        for index, start in enumerate(range(0, self.length, step)):
+            yield start, min(start + step, self.length), str(index % 2)
+
+    def crossing(self, start: int, stop: int) -> tuple[AxisMap, Box]:
+        """The view and box under which a piece crosses the memory border: as rows where single elements would."""
+        _, _, h, w = self.box.start
+        _, _, last_h, last_w = self.box.stop
+        if not self.is_last:
+            return self.axes, Box((0, start, h, w), (1, stop, last_h, last_w))
+        return (self.axes[2], (), (), self.axes[1]), Box((h, 0, 0, start), (last_h, 1, 1, stop))
+
+    def copies(self, whole: Local, start: int, piece: Local) -> Iterator[tuple[Local, Local]]:
+        """Parts of the dealt-out tensor and of a piece's channels that hold the same elements."""
+        chip = self.tile.chip
+        vector = chip.vector_bytes // 4
+        groups, slot = aligned_strides(piece.dims, 4, chip)[:2]
+        strides = (groups, vector, 0, vector) if self.is_last else (1, slot, 0, slot)
+        for lanes, first, slots in _slot_ranges(piece.dims[1], chip.lanes):
+            dims = (self.rows, lanes, 1, slots)
+            part = Local(piece.buffer, dims, F32, first * strides[3] * 4, strides)
+            yield _dealt_part(whole, lanes, start // chip.lanes + first, slots, chip), part
+
+    def _locals(self, start: int, stop: int, box: Box, suffix: str) -> tuple[Local, Local]:
+        """A piece as it crosses the border, and as channels."""
+        line = Local(f"line{suffix}", box.dims, F32)
+        if not self.is_last:
+            return line, line
+        return line, Local(f"slots{suffix}", (self.rows, stop - start, 1, 1), F32)
+
+    def reserve(self) -> None:
+        """Buffers for two pieces at a time."""
+        start, stop, _ = next(self.pieces())
+        for suffix in {suffix for *_, suffix in self.pieces()}:
+            for one in dict.fromkeys(self._locals(start, stop, self.crossing(start, stop)[1], suffix)):
+                self.tile.tensor(one.buffer, one.dims, F32)
+
+    def load(self, x: Local) -> None:
+        """Brings the operand and deals it out; lanes that the last slot leaves over get the lowest number."""
+        chip, add = self.tile.chip, self.tile.actions.append
+        if self.length % chip.lanes:
+            rows, lanes, _, slots = x.dims
+            last = Box((0, 0, 0, slots - 1), (rows, lanes, 1, slots))
+            add(Fill(x.buffer, x.dims, 4, Constant.float32(float(np.finfo(np.float32).min)).value, last))
+        for start, stop, suffix in self.pieces():
+            axes, box = self.crossing(start, stop)
+            line, channels = self._locals(start, stop, box, suffix)
+            add(LoadOperand(0, self.op.operands[0].shape, axes, box, line.buffer))
+            if channels != line:
+                add(tiu.transpose_channels(channels, line, chip))
+            for whole, part in self.copies(x, start, channels):
+                add(tiu.arithmetic(ArithmeticOp.COPY, whole, part, None, chip))
+
+    def store(self, y: Local) -> None:
+        """Collects the result and takes it to its place."""
+        chip, add = self.tile.chip, self.tile.actions.append
+        for start, stop, suffix in self.pieces():
+            axes, box = self.crossing(start, stop)
+            line, channels = self._locals(start, stop, box, suffix)
+            for whole, part in self.copies(y, start, channels):
+                add(tiu.arithmetic(ArithmeticOp.COPY, part, whole, None, chip))
+            if channels != line:
+                add(tiu.transpose_channels(line, channels, chip))
+            add(StoreResult(self.op.result.shape, axes, box, line.buffer))
+
+
+def _fold_dealt(tile: Assembly, length: int, ends: tuple[Local, Local, Local], op: ArithmeticOp, work: Local) -> Local:
+    """Reduces rows dealt out to the lanes by the same halves: whole slots, then the last ones across the lanes.
+
+    `ends` are those last elements as channels, those as a row, and another such row.
+    """
+    chip, add = tile.chip, tile.actions.append
+    channels, line, spread = ends
+    while length > chip.lanes:
+        half = 1 << (length - 1).bit_length() - 1
+        for lanes, first, slots in _slot_ranges(length - half, chip.lanes):
+            near = _dealt_part(work, lanes, first, slots, chip)
+            far = _dealt_part(work, lanes, half // chip.lanes + first, slots, chip)
+            add(tiu.arithmetic(op, near, near, far, chip))
+        length = half
+    add(tiu.arithmetic(ArithmeticOp.COPY, channels, _dealt_part(work, chip.lanes, 0, 1, chip), None, chip))
+    add(tiu.transpose_channels(line, channels, chip))
+    add(tiu.arithmetic(ArithmeticOp.COPY, spread, _fold(tile, op, line), None, chip))
+    add(tiu.transpose_channels(channels, spread, chip))
+    return channels
+
+
+def _dealt_tile(op: OperationView, chip: Chip, axes: AxisMap, box: Box) -> TileProgram:
+    tile = Assembly(chip)
+    dealt = Dealt(tile, op, axes, box)
+    rows, lanes = dealt.rows, chip.lanes
+    dims = (rows, lanes, 1, -(-dealt.length // lanes))
+    x, t, k, p = (tile.tensor(name, dims, F32) for name in ("x", "t", "k", "p"))
+    channels, row = (tile.tensor(name, (rows, lanes, 1, 1), F32) for name in ("ends", "row"))
+    line, spread = (tile.tensor(name, (rows, 1, 1, lanes), F32) for name in ("ends row", "spread"))
+    dealt.reserve()
+    _load_taylor(tile)
+    dealt.load(x)
+    _normalize(tile, x, (t, k, p), row, partial(_fold_dealt, tile, dealt.length, (channels, line, spread)))
+    dealt.store(p)
+    return tile.program()
+
+
+def dealt_variant(op: OperationView, chip: Chip) -> Variant:
+    """The softmax axis, of more elements than lanes, dealt out to the lanes."""
+    shape = op.result.shape
+    axis = op.attributes["axis"] % len(shape)
+    axes = ((), (axis,), tuple(range(axis)), tuple(range(axis + 1, len(shape))))
+    tiling = Tiling(shape, axes, dims_of(shape, axes), (1, 0, 1, 1))
+    return Variant("dealt", tiling, partial(_dealt_tile, op, chip, axes), fallback=True)
 
 
 @emits("tpu.Softmax")
@@ -116,4 +291,6 @@ def softmax(op: OperationView, chip: Chip) -> list[Variant]:
     rank = len(op.result.shape)
     axes = _axes(rank, op.attributes["axis"] % rank)
     dims = dims_of(op.result.shape, axes)
-    return [Variant("rows", Tiling(op.result.shape, axes, dims, (1, chip.lanes, 1, 0)), partial(_tile, op, chip, axes))]
+    rows = Variant("rows", Tiling(op.result.shape, axes, dims, (1, chip.lanes, 1, 0)), partial(_tile, op, chip, axes))
+    is_long = 4 * aligned_bytes((1, 1, 1, dims[3]), 4, chip) > chip.lane_bytes // 2
+    return [rows, dealt_variant(op, chip)] if is_long else [rows]
