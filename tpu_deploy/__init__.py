@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tpu_deploy.errors import BadInput, CheckFailed
 
 if TYPE_CHECKING:
+    from tpu_deploy.calibration import CalibrationTable, Preprocessing
     from tpu_deploy.pipeline.deployment import Deployment, deploy
     from tpu_deploy.pipeline.inspection import Inspection, inspect
     from tpu_deploy.pipeline.tables import calibrate
@@ -28,8 +29,10 @@ if os.path.isfile(os.path.join(_FOLDER, "pyproject.toml")):
     __path__.append(_FOLDER)
 
 _HOMES = {
+    "CalibrationTable": "calibration",
     "Deployment": "pipeline.deployment",
     "Inspection": "pipeline.inspection",
+    "Preprocessing": "calibration",
     "Session": "runtime.session",
     "calibrate": "pipeline.tables",
     "deploy": "pipeline.deployment",
@@ -39,9 +42,11 @@ _HOMES = {
 
 __all__ = [
     "BadInput",
+    "CalibrationTable",
     "CheckFailed",
     "Deployment",
     "Inspection",
+    "Preprocessing",
     "Session",
     "__version__",
     "calibrate",

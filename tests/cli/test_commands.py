@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from small_model import samples, saved, small_model
 import tpu_deploy
 from tpu_deploy import cli
 from tpu_deploy.calibration import CalibrationTable
+from tpu_deploy.codegen.bmodel import Net, read_bmodel, write_bmodel
 
 Command = Callable[..., Any]
 
@@ -248,3 +250,31 @@ def test_the_demonstration_runs_from_start_to_end(folder: Path, command: Command
 
 def test_the_demonstration_loses_no_files(folder: Path, refused: Callable[..., str]) -> None:
     assert "holds files already" in refused("demo", "--output", folder)
+
+
+@pytest.fixture
+def several(folder: Path) -> str:
+    """A bmodel of two nets, the second with two stages."""
+    one = read_bmodel(folder / "model.bmodel")
+    stage = one.nets[0].stages[0]
+    nets = (one.nets[0], Net("other", (stage, stage)))
+    write_bmodel(replace(one, nets=nets), folder / "several.bmodel")
+    return "several.bmodel"
+
+
+def test_info_and_disassemble_show_every_stage_of_every_net(several: str, command: Command) -> None:
+    places = [("model", 0), ("other", 0), ("other", 1)]
+    text = command("info", several).out
+    assert [f"net {net}, stage {stage}" in text for net, stage in places] == [True] * 3
+    found = json.loads(command("info", several, "--json").out)
+    assert all(stage["cycles"] > 0 for net in found["nets"] for stage in net["stages"])
+    lines = command("disassemble", several).out.splitlines()
+    assert [line for line in lines if line.startswith("#")] == [f"# net '{n}' stage {s} group 0" for n, s in places]
+
+
+def test_one_of_several_nets_must_be_chosen_to_run(several: str, command: Command, refused: Command) -> None:
+    arguments = ("run", several, "--inputs", "one.npz", "-o", "out.npz")
+    assert "choose one with --net: model, other" in refused(*arguments)
+    assert "has no net 'others'" in refused(*arguments, "--net", "others")
+    assert "there is no stage 2" in refused(*arguments, "--net", "other", "--stage", 2)
+    assert command(*arguments, "--net", "other", "--stage", 1).code == 0

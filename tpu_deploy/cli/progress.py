@@ -18,18 +18,19 @@ class Terminal:
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = _bar()
-            self._task = self._bar.add_task("", total=None, speed="")
+            self._task = self._bar.add_task("", total=None, count="")
 
     def stage(self, name: str) -> None:
         """Shows the stage that begins."""
         if self._bar is not None:
-            self._bar.reset(self._task, description=name, total=None, speed="")
+            self._bar.reset(self._task, description=name, total=None, count="")
 
     def samples(self, done: int, total: int | None, per_second: float) -> None:
         """Shows how many samples are calibrated, and how fast."""
         self._last = done, per_second
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, speed=f"{per_second:.1f} images/s")
+            count = f"{done} of {total}" if total else f"{done}"
+            self._bar.update(self._task, completed=done, total=total, count=f"{count}, {per_second:.1f} images/s")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -51,8 +52,7 @@ def _bar() -> Progress:
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[speed]}"),
+        progress.TextColumn("{task.fields[count]}"),
         progress.TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,

@@ -81,7 +81,7 @@ Stage = Callable[[Build], None]
 
 
 def import_model(build: Build) -> None:
-    """Import the ONNX model as TOP."""
+    """Import the ONNX model."""
     if build.request.calibration is not None:
         _ = build.request.source.hashing
     build.top = build.request.source.network(build.request.input_shapes)
@@ -89,14 +89,14 @@ def import_model(build: Build) -> None:
 
 
 def make_canonical(build: Build) -> None:
-    """Make TOP canonical: fold and fuse."""
+    """Fold and fuse until TOP is canonical."""
     canonicalize(build.top)
     check_lowering(build.request.source, build.top)
     _dump(build, "2_top_canonical", build.top)
 
 
 def find_ranges(build: Build) -> None:
-    """Find the range of each tensor: read the table, or calibrate."""
+    """Find the range of each tensor."""
     request = build.request
     if isinstance(request.calibration, CalibrationTable):
         build.table = request.calibration
@@ -114,20 +114,20 @@ def find_ranges(build: Build) -> None:
 
 
 def plan_types(build: Build) -> None:
-    """Plan the type of each tensor and the precision of each operation."""
+    """Plan types and precisions."""
     build.plan = make_plan(build.top, build.table)
     _dump_text(build, "3_quantization.json", lambda: [json.dumps(build.plan.to_json(), indent=1)])
 
 
 def lower(build: Build) -> None:
-    """Lower TOP to TPU integer arithmetic."""
+    """Lower to integer arithmetic."""
     request = build.request
     build.tpu = lower_to_tpu(build.top, build.plan, request.chip, request.quantized_io)
     _dump(build, "4_tpu", build.tpu)
 
 
 def generate_commands(build: Build) -> None:
-    """Generate commands: tiles, addresses, order, bits."""
+    """Generate commands."""
     request = build.request
     build.compiled = compile_network(build.tpu, request.chip, kernel_module=request.kernel_module)
     build.content = serialize(build.compiled.bmodel)
@@ -135,12 +135,12 @@ def generate_commands(build: Build) -> None:
 
 
 def estimate_time(build: Build) -> None:
-    """Estimate cycles: replay both engines."""
+    """Estimate cycles."""
     build.timing = estimate(build.compiled.bmodel)
 
 
 def verify(build: Build) -> None:
-    """Verify: ONNX, TOP, TPU arithmetic, commands, simulator, chip model."""
+    """Verify every stage."""
     if not build.request.verify:
         return
     from tpu_deploy.pipeline.verification import verify as verify_chain
@@ -148,7 +148,7 @@ def verify(build: Build) -> None:
 
     inputs = _verification_inputs(build)
     build.verification = found = verify_chain(
-        build.request.source, build.top, Reference(build.tpu), build.content, inputs, build.gate
+        build.request.source, build.top, Reference(build.tpu), build.content, inputs, build.gate, build.request.progress
     )
     wrong = found.failed("exactness")
     if wrong:

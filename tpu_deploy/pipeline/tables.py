@@ -52,10 +52,11 @@ def calibrate(
 ) -> CalibrationTable:
     """The calibration table of `model` over the first `samples` (default: all) of `data`, keyed by ONNX tensor names.
 
-    `preprocessing` is for images. `input_shapes` fills dynamic dimensions; a dynamic batch needs none. With `output`
-    the table is written there, under TPU-MLIR's tensor names if asked for, and the statistics of the pass beside it
-    (`statistics_path`): given as `statistics` in place of `data`, they make the table of another method without a
-    pass. Raises BadInput for anything unusable, CheckFailed naming the first tensor with NaN or infinity.
+    `preprocessing`, a `tpu_deploy.Preprocessing`, is for images. `input_shapes` fills dynamic dimensions; a dynamic
+    batch needs none. With `output` the table is written there, under TPU-MLIR's tensor names if asked for, and the
+    statistics of the pass beside it (`statistics_path`): given as `statistics` in place of `data`, they make the table
+    of another method without a pass. Raises BadInput for anything unusable, CheckFailed naming the first tensor with
+    NaN or infinity.
     """
     method = choice("--method", method, tuple(METHODS))
     target = None if output is None else writable_file(output, "-o")
@@ -63,10 +64,10 @@ def calibrate(
     if (data is None) == (statistics is None):
         raise BadInput("give either calibration data or the statistics of an earlier pass (--data or --statistics)")
     if data is not None:
-        progress.stage("import the model")
+        progress.stage("Import the ONNX model")
         network = canonical_network(source, source.shapes_for_batch(input_shapes, batch_size))
         opened = calibration.open_samples(data, input_specs(network), preprocessing, samples)
-        progress.stage("calibrate")
+        progress.stage("Calibrate")
         found = collect(network, source, opened, batch_size, progress)
     else:
         assert statistics is not None

@@ -23,6 +23,7 @@ from tpu_deploy.ir.network import Network, name_of, uniform_of
 from tpu_deploy.numbers import quantize
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.float_model import FloatNetwork, FloatValues, OriginalModel
+from tpu_deploy.pipeline.options import SILENT, Progress
 from tpu_deploy.pipeline.samples import VerificationInputs
 from tpu_deploy.pipeline.source import Source
 from tpu_deploy.reports import text
@@ -51,19 +52,30 @@ CHIP_MODEL_SECONDS = 300.0
 
 
 def verify(
-    source: Source, top: Network, reference: Reference, content: bytes, inputs: VerificationInputs, gate: float
+    source: Source,
+    top: Network,
+    reference: Reference,
+    content: bytes,
+    inputs: VerificationInputs,
+    gate: float,
+    progress: Progress = SILENT,
 ) -> Verification:
     """What the whole chain finds on `inputs`, from the user's model to the bytes of the bmodel; `gate` is for INT8."""
     found = Verification(inputs.source)
     feeds, network = inputs.feeds, reference.network
+    progress.stage("Verify: ONNX against TOP")
     floats = FloatNetwork(top)
     found.checks.append(compare_floats(source, floats, feeds, GATES["f32"]))
+    progress.stage("Verify: TOP against TPU arithmetic")
     run = run_reference(reference, floats, feeds)
     found.layers = run.layers
     found.findings = findings(run.layers, [name_of(value) for value in network.outputs])
     found.checks.append(judge_layers(run.layers, network, gate))
+    progress.stage("Verify: commands")
     found.checks += judge_commands(parse_bmodel(content))
+    progress.stage("Verify: simulator")
     found.checks.append(run_simulator(content, feeds, run.outputs, network))
+    progress.stage("Verify: chip model")
     found.checks.append(run_chip_model(content, feeds, run.outputs, network, CHIP_MODEL_SECONDS))
     return found
 
