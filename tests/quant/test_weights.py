@@ -49,7 +49,7 @@ def test_columns_of_a_matrix_are_channels_when_the_axis_says_so() -> None:
 
 def test_every_channel_uses_its_whole_range() -> None:
     weights, bias = random_product()
-    weights *= np.geomspace(1e-3, 1e3, len(weights), dtype=np.float32)[:, None]
+    weights *= np.geomspace(1, 1e3, len(weights), dtype=np.float32)[:, None]
     assert (np.abs(integer_product(weights, bias, 0, X, Y, "max").weights).max(1) == 127).all()
     assert (np.abs(integer_product(weights, bias, 0, X, Y, "mse").weights).max(1) > 127 / 1.4).all()
 
@@ -59,7 +59,7 @@ def test_the_mse_method_errs_less_on_inputs_that_vary_together(inner: int, gain:
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((200, inner)).astype(np.float32)
     together = rng.standard_normal((500, 1)) + rng.standard_normal((500, inner))
-    y = TensorQuantization("int8", 100.0)
+    y = TensorQuantization("int8", 0.01)
 
     def error(method: str) -> float:
         integers = integer_product(weights, None, 0, X, y, method)
@@ -67,6 +67,15 @@ def test_the_mse_method_errs_less_on_inputs_that_vary_together(inner: int, gain:
         return float((((integers.weights * scales[:, None] - weights) @ together.T) ** 2).sum())
 
     assert error("mse") < error("max") / gain
+
+
+def test_weights_too_small_to_matter_do_not_get_a_scale_of_their_own() -> None:
+    weights, bias = random_product()
+    weights[0] *= 1e-6
+    integers = integer_product(weights, bias, 0, X, Y)
+    ratio = integers.multiplier / 2.0**integers.rshift
+    assert ratio[1:].min() / 100 < ratio[0] < ratio[1:].min()
+    assert not integers.weights[0].any()
 
 
 def test_a_channel_of_zeros_gives_its_bias() -> None:
