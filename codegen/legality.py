@@ -188,9 +188,13 @@ def _convolution(fields: Fields, operands: Operands) -> Complaints:
     yield from _alignment(operands, ["x"], operands["x"].itemsize if free else VECTOR)
     size = operands["y"].itemsize
     yield from _alignment(operands, ["y"], VECTOR if fields["opd0_prec"] == Precision.F32 else 4 * size)
-    if fields["res_add"] and fields["opd0_prec"] == Precision.I8 and fields["res0_prec"] != Precision.I32:
-        yield "adds to a result that is not i32"
+    yield from _sum_type(fields)
     yield from _apart(operands, ["x", "weight", "per_channel", "pad"])
+
+
+def _sum_type(fields: Fields) -> Complaints:
+    if fields["res_add"] and fields["res0_prec"] not in (Precision.I32, Precision.F32):
+        yield "adds to a result that is neither i32 nor f32"
 
 
 @_for("PorD")
@@ -223,6 +227,7 @@ def _matrix2(fields: Fields, operands: Operands) -> Complaints:
     yield from _alignment(operands, ["y", "left", "right"])
     if fields["opd0_prec"] == Precision.F32:
         yield "f32 inputs are for MM"
+    yield from _sum_type(fields)
     yield from _apart(operands, ["left", "right", "zero_point"])
 
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from tpu_deploy.codegen.bmodel import Bmodel, write_bmodel
 from tpu_deploy.codegen.isa import Engine
 from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.runtime.chip_model_install import libraries
@@ -176,18 +177,24 @@ class ChipModel(_Session):
 
     def __init__(
         self,
-        bmodel: str | os.PathLike[str],
+        bmodel: Bmodel | str | os.PathLike[str],
         net: str | None = None,
         stage: int = 0,
         time_limit: float = TIME_LIMIT,
         home: Path | None = None,
     ) -> None:
-        """Loads the file; `net` defaults to the only one in it.
+        """Loads the file, or a model in memory by way of a temporary file; `net` defaults to the only one in it.
 
         `time_limit` is in seconds and holds for loading and for each run. Raises BadInput when the chip model is not
         installed or the file has no such net or stage, ChipModelError when the vendor's runtime refuses the file.
         """
-        self._path = Path(bmodel).resolve()
+        if isinstance(bmodel, Bmodel):
+            self._folder = tempfile.TemporaryDirectory()
+            path = Path(self._folder.name) / "model.bmodel"
+            write_bmodel(bmodel, path)
+        else:
+            path = Path(bmodel)
+        self._path = path.resolve()
         if not self._path.is_file():
             raise BadInput(f"{bmodel}: no such bmodel")
         self._child = _Child("networks", self._path.name, time_limit, home)

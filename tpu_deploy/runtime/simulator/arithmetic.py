@@ -17,7 +17,9 @@ from tpu_deploy.runtime.simulator.elements import (
     integer,
     integer_constant,
     is_float,
+    narrowed,
     read_float,
+    round_to_precision,
     saturated,
     to_float,
 )
@@ -229,8 +231,10 @@ def _cast(fields: Fields, operands: Operands, memory: Memories) -> Array:
         if is_float(target):
             return _integers_to_float(values, target, mode)
         return saturated(values, integer(target, fields["opd2_sign"]))
+    if source == target:
+        return _whole(_raw_as(fields, operands, memory, "a"), source, mode)
     if is_float(target):
-        if source == target or Precision.F32 not in (source, target):
+        if Precision.F32 not in (source, target):
             raise unsupported(f"cast from {Precision(source).name.lower()} to {Precision(target).name.lower()}")
         return _float_cast(float_bits(_raw_as(fields, operands, memory, "a"), source), source, target, mode)
     if mode in (RoundMode.HALF_UP, RoundMode.HALF_DOWN):
@@ -244,14 +248,18 @@ def _cast(fields: Fields, operands: Operands, memory: Memories) -> Array:
     return result.astype(kind)
 
 
-_SIGNIFICAND = {Precision.F32: 24, Precision.F16: 11, Precision.BF16: 8}
+def _whole(bits: Array, code: int, mode: RoundMode) -> Array:
+    """Floats rounded to whole numbers of their own type; NaNs stay as they are."""
+    with np.errstate(invalid="ignore"):
+        floats = float_bits(bits, code).astype(np.float64)
+        rounded = np.copysign(round_float(floats, mode), floats).astype(np.float32)
+    return np.where(np.isnan(floats), bits, to_float(rounded, code).view(bits.dtype))
 
 
 def _integers_to_float(values: Array, target: int, mode: RoundMode) -> Array:
-    exact = 8 * values.dtype.itemsize <= _SIGNIFICAND[Precision(target)]
-    if mode != RoundMode.HALF_EVEN and not exact:
-        raise unsupported(f"cast to float with mode {mode.name.lower()}")
-    return to_float(values.astype(np.float32), target)
+    if values.dtype.itemsize == 2 and target != Precision.F32:
+        return to_float(narrowed(values.astype(np.float32), target, mode), target)
+    return to_float(round_to_precision(values.astype(np.float64), target, mode), target)
 
 
 def _float_cast(floats: Array, source: int, target: int, mode: RoundMode) -> Array:
@@ -262,4 +270,5 @@ def _float_cast(floats: Array, source: int, target: int, mode: RoundMode) -> Arr
     if target == Precision.F32:
         return np.where(np.isnan(floats), bits | 0x7FFFFFFF, bits).astype(np.uint32)
     sign = (bits >> 16 & 0x8000).astype(np.uint16)
-    return np.where(np.isnan(floats), sign | 0x7FFF, to_float(floats, target, mode)).astype(np.uint16)
+    narrow = to_float(narrowed(floats, target, mode), target)
+    return np.where(np.isnan(floats), sign | 0x7FFF, narrow).astype(np.uint16)

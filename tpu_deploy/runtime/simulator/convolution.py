@@ -1,4 +1,4 @@
-"""CONV: convolution of 8-bit integers, exactly, and of floats."""
+"""CONV: convolution of 8-bit integers, exactly."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ from tpu_deploy.codegen.isa.precision import Precision, RoundMode
 from tpu_deploy.codegen.tiu_operands import CONVOLUTION_BLOCK, Operands
 from tpu_deploy.runtime.simulator.elements import integer, integer_constant, is_float, saturated
 from tpu_deploy.runtime.simulator.exact import exact_product
+from tpu_deploy.runtime.simulator.float_convolution import convolve_floats
 from tpu_deploy.runtime.simulator.memory import Memories
 from tpu_deploy.runtime.simulator.registry import Fields, executes, unsupported
 from tpu_deploy.runtime.simulator.rounding import shift_right
@@ -23,7 +24,8 @@ _COLUMN_BYTES = 1 << 24
 def convolve(fields: Fields, operands: Operands, memory: Memories) -> None:
     """Executes one CONV."""
     if is_float(fields["opd0_prec"]):
-        raise unsupported(f"CONV of {Precision(fields['opd0_prec']).name.lower()}")
+        convolve_floats(fields, operands, memory)
+        return
     if not operands["x"].itemsize == 1:
         raise unsupported("CONV of 16-bit or 32-bit integers")
     x = memory.read(operands["x"], integer(fields["opd0_prec"], fields["opd0_sign"]), np.float32)

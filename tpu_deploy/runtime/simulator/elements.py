@@ -9,6 +9,7 @@ from tpu_deploy.codegen.isa.precision import Precision, RoundMode
 from tpu_deploy.codegen.places import Place
 from tpu_deploy.runtime.simulator.memory import Memories
 from tpu_deploy.runtime.simulator.registry import unsupported
+from tpu_deploy.runtime.simulator.rounding import round_float
 
 Array = npt.NDArray[Any]
 
@@ -76,12 +77,10 @@ _NAN16 = np.uint16(0x7FFF)
 """The only NaN of 16-bit results."""
 
 
-def to_float(values: npt.NDArray[np.float32], code: int, mode: RoundMode = RoundMode.HALF_EVEN) -> Array:
-    """Float32 results rounded to the type of the code, as memory holds them."""
+def to_float(values: npt.NDArray[np.float32], code: int) -> Array:
+    """Float32 results rounded to the type of the code, half to even, as memory holds them."""
     if code == Precision.F32:
         return flushed(values)
-    if mode != RoundMode.HALF_EVEN:
-        raise unsupported(f"rounding to {Precision(code).name.lower()} with mode {mode.name.lower()}")
     if code == Precision.F16:
         with np.errstate(over="ignore"):
             bits: Array = values.astype(np.float16).view(np.uint16)
@@ -89,6 +88,43 @@ def to_float(values: npt.NDArray[np.float32], code: int, mode: RoundMode = Round
         wide = values.view(np.uint32)
         bits = flushed_bfloat16(((wide + (0x7FFF + ((wide >> 16) & 1))) >> 16).astype(np.uint16))
     return np.where(np.isnan(values), _NAN16, bits)
+
+
+_SIGNIFICANDS = {Precision.F32: (24, -126, 127), Precision.F16: (11, -14, 15), Precision.BF16: (8, -126, 127)}
+"""Bits of the significand, and the exponents of the smallest normal and of the largest numbers."""
+
+
+def round_to_precision(values: npt.NDArray[np.float64], code: int, mode: RoundMode) -> npt.NDArray[np.float32]:
+    """Values that the float type of the code has, as float32, rounded by the mode.
+
+    What is too large becomes infinite, or the largest number where the mode rounds towards zero.
+    """
+    bits, lowest, highest = _SIGNIFICANDS[Precision(code)]
+    exponent = np.maximum(np.frexp(values)[1] - 1, lowest)
+    quantum = np.ldexp(1.0, exponent - (bits - 1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = np.copysign(round_float(values / quantum, mode) * quantum, values)
+        largest = np.ldexp(2.0 - 2.0 ** (1 - bits), highest)
+        beyond = np.isfinite(values) & (np.abs(found) > largest)
+        down = {
+            RoundMode.TO_ZERO: beyond,
+            RoundMode.FLOOR: beyond & (values > 0),
+            RoundMode.CEIL: beyond & (values < 0),
+        }
+        found = np.where(beyond, np.copysign(np.inf, values), found)
+        return np.where(down.get(mode, False), np.copysign(largest, values), found).astype(np.float32)
+
+
+def narrowed(values: npt.NDArray[np.float32], code: int, mode: RoundMode) -> npt.NDArray[np.float32]:
+    """Float32 values that a 16-bit float type has: ties are told apart by magnitude, 2**16 is infinite to f16."""
+    with np.errstate(invalid="ignore"):
+        wide = flushed(values).astype(np.float64)
+    if mode in (RoundMode.HALF_UP, RoundMode.HALF_DOWN):
+        return np.copysign(round_to_precision(np.abs(wide), code, mode), values)
+    found = round_to_precision(wide, code, mode)
+    if code == Precision.F16:
+        found = np.where(np.abs(wide) >= 1 << 16, np.copysign(np.float32(np.inf), values), found)
+    return found
 
 
 def rounded(values: npt.NDArray[np.float32], code: int) -> npt.NDArray[np.float32]:

@@ -13,7 +13,7 @@ from tpu_deploy.codegen.regions import channel_rows
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
-_LANE_NUMBERS_AT = 0x5C0
+_NUMBERS = (0x5C0, 0x6C0)
 """Where the firmware keeps the int32 numbers 0..63 in static memory. Source: commands in the vendor's bmodels."""
 
 
@@ -32,8 +32,7 @@ class Memories:
         self.static: Bytes = np.zeros(STATIC_BYTES, np.uint8)
         self.l2: Bytes = np.zeros(L2_BYTES, np.uint8)
         self.segments: list[tuple[int, Bytes]] = []
-        numbers = np.arange(64, dtype=np.int32).view(np.uint8)
-        self.static[_LANE_NUMBERS_AT : _LANE_NUMBERS_AT + numbers.size] = numbers
+        self.static[slice(*_NUMBERS)] = np.arange(64, dtype=np.int32).view(np.uint8)
 
     def segment(self, address: int, size: int) -> Bytes:
         """The `size` bytes of global memory at an address; raises AccessError when no segment has them all."""
@@ -88,6 +87,8 @@ class Memories:
         size = place.end - place.offset
         if place.memory == "global":
             return self.segment(place.offset, size)
+        if place.memory == "static" and not (_NUMBERS[0] <= place.offset and place.end <= _NUMBERS[1]):
+            raise AccessError(f"{place.describe()} holds tables of the vendor's firmware, which are not simulated")
         memory = {"l2": self.l2, "static": self.static}.get(place.memory)
         if memory is None:
             raise AccessError(f"{place.offset:#x} is an address of no memory")

@@ -160,11 +160,12 @@ def _weighted_sum(fields: Fields, operands: Operands, memory: Memories, taps: li
         stored = read_float(memory, operands["weight"], code)
         weights = stored.reshape(1, stored.shape[1], -1)
         weights = weights[:, :, ::-1] if fields["kernel_rotate"] else weights
-    bias: Array = np.zeros((), np.float32)
+    nothing: Array = np.array(0.0 if depthwise else -0.0, np.float32)
+    bias = nothing
     if depthwise:
         bias = float_constant(fields["opd2_addr"], code)
         bias = bias if fields["opd2_const"] else read_float(memory, operands["bias"], code)
-    sums = [np.zeros(taps[0].shape, np.float32), np.broadcast_to(bias, taps[0].shape)]
+    sums = [np.broadcast_to(start, taps[0].shape) for start in (nothing, bias)]
     for index, tap in enumerate(taps):
         product = rounded(tap * weights[:, :, index, None, None], code)
         sums[index % 2] = rounded(sums[index % 2] + product, code)
