@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tpu_deploy.codegen.bmodel import Stage, TensorInfo
+from tpu_deploy.codegen.bmodel import Bmodel, CommandGroup, Net, Stage, TensorInfo, write_bmodel
+from tpu_deploy.codegen.isa import encode
 from tpu_deploy.errors import BadInput
 from tpu_deploy.runtime.session import Session, load, real
 
@@ -102,3 +104,21 @@ def test_feeds_that_do_not_fit_are_named(feeds: dict[str, np.ndarray], told: str
 def test_an_unknown_place_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="did you mean chip-model"):
         load(tmp_path / "nothing.bmodel", on="chipmodel")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"device_addr": 0xFA0100011000}, "lies outside the model's memory"),
+        ({"device_addr": 90}, "lies outside the model's memory"),
+        ({"shape": (1,) * 9 + (4,)}, "has 10 dimensions"),
+    ],
+)
+def test_tensors_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    good = TensorInfo("x", "float32", (4,), 0)
+    group = CommandGroup(encode("SYSID", {"tsk_eu_typ": 31, "cmd_id": 1}), encode("sDMA_sys", {"cmd_id": 1}), 1, 1)
+    for inputs, outputs in (((good,), (replace(good, **changes),)), ((replace(good, **changes),), (good,))):
+        stage = Stage(inputs, outputs, 0, 100, None, (group,))
+        write_bmodel(Bmodel("BM1684X", (Net("net", (stage,)),)), tmp_path / "m.bmodel")
+        with pytest.raises(BadInput, match=told):
+            load(tmp_path / "m.bmodel")

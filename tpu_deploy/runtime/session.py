@@ -24,6 +24,9 @@ Array = npt.NDArray[Any]
 PLACES = ("simulator", "chip-model")
 """Where a bmodel can run: our simulator of its encoded commands, or the vendor's chip model."""
 
+MAX_RANK = 8
+"""Dimensions of a tensor at most. Source: bm_shape_t of the vendor's runtime."""
+
 QUANTIZED = frozenset({"int8", "uint8", "int16", "uint16"})
 """Element types whose integers stand for real numbers."""
 
@@ -39,6 +42,7 @@ def load(path: str | os.PathLike[str], on: str = "simulator", *, net: str | None
         raise BadInput(f"--on {on}: is unknown; did you mean {near}? known: {', '.join(PLACES)}")
     bmodel = read_bmodel(path, verify=True)
     chosen = _stage(bmodel, net, stage)
+    _check_tensors(chosen, bmodel.source)
     if on == "simulator":
         from tpu_deploy.runtime.simulator.simulator import Simulator
 
@@ -58,6 +62,17 @@ def _stage(bmodel: Bmodel, net: str | None, stage: int) -> Stage:
     if not 0 <= stage < len(stages):
         raise BadInput(f"{bmodel.source}: has {len(stages)} stages; there is no stage {stage}")
     return stages[stage]
+
+
+def _check_tensors(stage: Stage, source: str) -> None:
+    """Raises BadInput when an input or output lies outside the memory the stage asks for, or has no sane shape."""
+    memory = [(stage.ctx_addr, stage.ctx_addr + stage.ctx_size), (stage.io_addr, stage.io_addr + stage.io_size)]
+    for info in (*stage.inputs, *stage.outputs):
+        end = info.device_addr + info.size
+        if not any(start <= info.device_addr and end <= stop for start, stop in memory):
+            raise BadInput(f"{source}: tensor {info.name!r} lies outside the model's memory; build or copy it again")
+        if len(info.shape) > MAX_RANK:
+            raise BadInput(f"{source}: tensor {info.name!r} has {len(info.shape)} dimensions; build or copy it again")
 
 
 class Session:
