@@ -3,20 +3,24 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from exactness import assert_exact, assert_exact_on_chip_model, extremes, noise, on_chip_model
-from network_parts import Parts
+from network_parts import Parts, tangle
 from random_networks import ANY_RANK, chain
 from xdsl.dialects.builtin import Float32Type
 
-from tpu_deploy.codegen.bmodel import serialize
+from tpu_deploy.chips import chip as chip_named
+from tpu_deploy.codegen import compile as compile_module
+from tpu_deploy.codegen.bmodel import decode_group, serialize
 from tpu_deploy.codegen.compile import compile_network
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
-from tpu_deploy.ir.network import Network, shape_of, tensor_type
+from tpu_deploy.ir.network import Network, shape_of, tensor_type, uniform_of
+from tpu_deploy.ir.text import to_text
 from tpu_deploy.runtime.reference import Reference
 
 STRUCTURES = {}
@@ -323,6 +327,65 @@ def test_a_tensor_without_elements_is_refused_by_name(shape):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.fixture
+def short_groups(monkeypatch):
+    """A chip whose command groups hold few commands."""
+    short = replace(chip_named("bm1684x"), max_commands=20)
+    monkeypatch.setattr(compile_module, "chip_named", lambda _: short)
+
+
+@pytest.mark.usefixtures("short_groups")
+def test_commands_in_many_groups_compute_the_same():
+    compiled = assert_exact(tangle(6))
+    (stage,) = compiled.bmodel.nets[0].stages
+    counts = [(group.tiu_count, group.gdma_count) for _, group in stage.command_groups()]
+    assert len(counts) > 3
+    assert max(tiu + gdma for tiu, gdma in counts) <= 20 + 2
+
+
+def test_compiling_leaves_the_network_as_it_is():
+    network = tangle(3)
+    before = to_text(network)
+    compile_network(network)
+    assert to_text(network) == before
+
+
+def test_the_commands_given_back_are_those_in_the_file():
+    compiled = compile_network(tangle(4))
+    (stage,) = compiled.bmodel.nets[0].stages
+    decoded = [decode_group(group, "test") for _, group in stage.command_groups()]
+    for index, engine in enumerate(("TIU", "GDMA")):
+        planned = [c.instruction for c in compiled.commands if c.engine == engine]
+        assert [c.name for queues in decoded for c in queues[index] if not c.is_end] == planned
+
+
+def test_the_file_states_names_types_and_scales_of_inputs_and_outputs():
+    """Input scales multiply a float into the stored integer, output scales the integer into a float."""
+    network = STRUCTURES["quantized inputs and outputs around a convolution"]()
+    (stage,) = compile_network(network, name="net").bmodel.nets[0].stages
+    for tensors, values, names in (
+        (stage.inputs, network.inputs, ["x"]),
+        (stage.outputs, network.outputs, network.output_names),
+    ):
+        for tensor, value, name in zip(tensors, values, names, strict=True):
+            kind = uniform_of(value)
+            assert (tensor.name, tensor.dtype, tensor.shape) == (name, kind.dtype.name, shape_of(value))
+            assert tensor.scale == (1 / kind.scale if tensors is stage.inputs else kind.scale)
+            assert tensor.zero_point == kind.zero_point
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_memory_figures_are_between_what_is_needed_and_what_there_is(seed):
+    compiled = compile_network(tangle(seed, 16, 300_000))
+    memory, chip = compiled.memory, chip_named("bm1684x")
+    (stage,) = compiled.bmodel.nets[0].stages
+    assert 0 < memory.local_lower_bound <= memory.local_peak <= chip.lane_bytes
+    assert 0 < memory.context_lower_bound <= memory.context <= stage.ctx_size
+    assert memory.coefficients == len(stage.coefficients.data)
+    reach = [r.stop for c in compiled.commands for r in (*c.reads, *c.writes)]
+    assert max(reach) <= memory.local_peak
+
+
 def test_the_same_network_gives_the_same_bytes():
     assert serialize(compile_network(chain(5)).bmodel) == serialize(compile_network(chain(5)).bmodel)
 
@@ -333,7 +396,9 @@ import sys, hashlib
 sys.path.insert(0, sys.argv[1])
 from random_networks import chain
 from network_parts import bouquet
-from tpu_deploy.codegen.bmodel import serialize
+from tpu_deploy.chips import chip as chip_named
+from tpu_deploy.codegen import compile as compile_module
+from tpu_deploy.codegen.bmodel import decode_group, serialize
 from tpu_deploy.codegen.compile import compile_network
 print([hashlib.sha256(serialize(compile_network(n).bmodel)).hexdigest() for n in (bouquet(2), chain(4), chain(7))])
 """
@@ -348,6 +413,10 @@ print([hashlib.sha256(serialize(compile_network(n).bmodel)).hexdigest() for n in
 
 class TestOnTheChipModel:
     pytestmark = on_chip_model
+
+    @pytest.mark.usefixtures("short_groups")
+    def test_commands_in_many_groups_compute_the_same(self, tmp_path):
+        assert_exact_on_chip_model(tangle(6), tmp_path)
 
     @pytest.mark.parametrize("name", RUNTIME_CASES)
     def test_exact(self, name, tmp_path):
