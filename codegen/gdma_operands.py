@@ -21,6 +21,8 @@ def gdma_operands(command: Command) -> Operands:
     """The places of a GDMA command, roles "source", "destination" and "index"; raises UnsupportedCommandError."""
     if command.name not in _INSTRUCTIONS:
         raise UnsupportedCommandError(f"{command.name} is not supported")
+    if command.fields["fill_constant_en"] and command.name not in ("DMA_tensor", "DMA_general"):
+        raise UnsupportedCommandError(f"{command.name} that fills with a constant")
     return _INSTRUCTIONS[command.name](command.fields)
 
 

@@ -24,6 +24,12 @@ from tpu_deploy.codegen.works import Compute, Copy, Work
 
 ROOM = 0.92
 """The share of local memory that the values of a group may take by the estimate: placing them exactly takes more."""
+EXPOSED = 0.5
+"""The share of one slice's transfers that nothing hides: they run before the first operation and after the last."""
+TILED_WEIGHT = 1.75
+"""A byte that an operation cut into tiles moves takes as long as this many moved whole: its rows are cut too."""
+GROUP_OVERHEAD = 10000.0
+"""What one more group costs, in bytes of transfer: its first operations wait for what the group before stores."""
 SLICE_OVERHEAD = 100.0
 """What an operation of one more slice costs, in bytes of transfer: short commands that wait for each other."""
 
@@ -138,7 +144,7 @@ class Planner:
         whole = work.variants[-1].tiling.dims
         program = work.variants[-1].tile(Box((0, 0, 0, 0), whole)) if not any(work.variants[-1].tiling.cuts) else None
         constants = 0 if program is None else constant_traffic(program, self.chip)
-        return 1.25 * (moved + constants) + SLICE_OVERHEAD
+        return GROUP_OVERHEAD + TILED_WEIGHT * (moved + constants) + SLICE_OVERHEAD
 
     def _grow(self, start: int, images: int) -> Iterator[tuple[float, Group]]:
         """The groups from a work in slices of `images`, longer and longer while they fit."""
@@ -253,7 +259,8 @@ class Measure:
         """How many later works take each result from local memory."""
         self.alive: list[int] = []
         """Bytes in use while each work runs, without what later works still need."""
-        self.written: set[str] = set()
+        self.written: dict[str, Storage | None] = {}
+        """Buffers that works write: the one tensor in it whose first axis is the batch, None for anything else."""
         self.constant_bytes = 0
         self.constant_moved = 0
         self.loaded = 0.0
@@ -264,7 +271,7 @@ class Measure:
         form = self.planner.form(index, self.images, self.made)
         if form is None or not fits_fields(form.program, self.planner.chip) or self._crosses_slices(form):
             return False
-        self.written.add(form.work.result.buffer)
+        self._note_written(form)
         offset = len(self.forms)
         self.forms.append(form)
         self.taken.append(0)
@@ -299,12 +306,29 @@ class Measure:
             self.made[place], self.last[place] = offset, offset
         return True
 
+    def _note_written(self, form: Whole) -> None:
+        result = form.work.result
+        tiling = form.variant.tiling
+        sliced = result.shape[:1] == (self.planner.batch,) and tiling.shape[0] == self.planner.batch
+        known = sliced and tiling.axes[0] == (0,) and result.buffer not in self.written
+        self.written[result.buffer] = result if known else None
+
     def _crosses_slices(self, form: Whole) -> bool:
-        """Whether a form loads from global memory what a work of this group writes there, perhaps in a later slice."""
-        if self.images == self.planner.batch:
+        """Whether a form loads from global memory what a work of this group may write there in a later slice.
+
+        A slice may read back its own images of the very tensor that was written.
+        """
+        batch = self.planner.batch
+        if self.images == batch:
             return False
-        loads = (load for p, load in form.operands.values() if p is None or p not in self.made)
-        return any(form.source(load) in self.written for load in loads)
+        for place, load in form.operands.values():
+            storage = form.work.operands[load.operand]
+            if (place is not None and place in self.made) or form.source(load) not in self.written:
+                continue
+            own = storage == self.written[form.source(load)] and load.shape[0] == batch and load.axes[0] == (0,)
+            if not own:
+                return True
+        return False
 
     def _keep(self, place: Place, until: int) -> None:
         """Extends the life of a resident."""
@@ -330,7 +354,9 @@ class Measure:
             for k, f in enumerate(self.forms)
             if self.is_stored(k)
         )
-        return constants + (self.loaded + stored) * slices + SLICE_OVERHEAD * slices * len(self.forms)
+        moved = self.loaded + stored
+        short = SLICE_OVERHEAD * slices * len(self.forms)
+        return GROUP_OVERHEAD + constants + moved * (slices + EXPOSED) + short
 
 
 def _slice_sizes(batch: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from tpu_deploy.codegen.isa.encoding import INSTRUCTIONS, Command
 from tpu_deploy.codegen.isa.operations import (
@@ -66,7 +67,26 @@ def tiu_operands(command: Command) -> Operands:
     family = INSTRUCTIONS[command.name].family
     if family not in _FAMILIES:
         raise UnsupportedCommandError(f"{family} is not supported")
+    for name in _unread_modes(command.name):
+        if command.fields[name]:
+            raise UnsupportedCommandError(f"{family} with {name}={command.fields[name]}")
     return _FAMILIES[family](command.fields)
+
+
+_MODES = ("_str", "_shift", "_ins0", "_pad", "relu", "res_add", "left_tran", "kernel_rotate", "pad_mode", "eu_half_en")
+
+
+@cache
+def _unread_modes(name: str) -> tuple[str, ...]:
+    """The fields of an instruction that would change what it does and that nothing here reads.
+
+    In the long form that is every mode which the short form of the family does not have.
+    """
+    instruction = INSTRUCTIONS[name]
+    forms = [each for each in INSTRUCTIONS.values() if each.family == instruction.family]
+    short = {row.name for row in min(forms, key=lambda each: each.bits).fields} - {"pad_mode"}
+    modes = (row.name for row in instruction.fields if row.name.endswith(_MODES) or row.name == "res_add_sign")
+    return tuple(mode for mode in modes if mode not in short)
 
 
 def itemsize(fields: Fields, field: str) -> int:
@@ -185,8 +205,6 @@ def _matrix2(fields: Fields) -> Operands:
 
 _SHIFTING = {ArithmeticOp.MUL, ArithmeticOp.ADD, ArithmeticOp.SUB, ArithmeticOp.ADDS, ArithmeticOp.SUBS}
 _SHIFTING |= {ArithmeticOp.MULS}
-# Operations whose second operand is an 8-bit shift
-_SHIFTS = {ArithmeticOp.ARITHMETIC_SHIFT, ArithmeticOp.LOGIC_SHIFT, ArithmeticOp.CIRCULAR_SHIFT}
 
 
 @_family("AR")
@@ -198,7 +216,7 @@ def _arithmetic(fields: Fields) -> Operands:
             reads[role] = _tensor(fields, prefix, dims, itemsize(fields, f"{prefix}_prec"))
     if count == 3 and not fields["opd2_const"]:
         if fields["tsk_eu_typ"] not in _SHIFTING:
-            raise UnsupportedCommandError("a third operand that is no constant")
+            raise UnsupportedCommandError("AR with a third operand that is no constant")
         reads["c"] = _per_channel(fields, "opd2", dims[1], 1)
     return Operands(reads, {"y": _tensor(fields, "res0", dims, itemsize(fields, "res0_prec"))})
 

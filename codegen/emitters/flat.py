@@ -18,11 +18,15 @@ Tile = Callable[[tuple[int, ...], Box], TileProgram]
 
 
 def flat_shape(shape: tuple[int, ...], chip: Chip) -> tuple[int, int, int, int]:
-    """(1, lanes, 1, rest): as many lanes as divide the number of elements, but no shorter rows than transfer well."""
-    total = prod(shape)
-    divisors = [k for k in range(1, chip.lanes + 1) if total % k == 0]
-    lanes = max((k for k in divisors if total // k >= GOOD_ROW), default=1)
-    return 1, lanes, 1, total // lanes
+    """(images, lanes, 1, rest): as many lanes as divide an image, but no shorter rows than transfer well.
+
+    Small images are not told apart.
+    """
+    images = shape[0] if shape and prod(shape[1:]) >= GOOD_ROW else 1
+    each = prod(shape) // images
+    divisors = [k for k in range(1, chip.lanes + 1) if each % k == 0]
+    lanes = max((k for k in divisors if each // k >= GOOD_ROW), default=1)
+    return images, lanes, 1, each // lanes
 
 
 def elementwise_variants(shape: tuple[int, ...], chip: Chip, tile: Tile) -> list[Variant]:
