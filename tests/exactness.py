@@ -17,8 +17,8 @@ from tpu_deploy.runtime.simulator import Simulator
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
-BEYOND = 1e6
-"""A float32 input that saturates every quantized type of the tests."""
+BEYOND = 3e38
+"""A float32 input that saturates every quantized type, and overflows where a scale below 1 divides it."""
 
 on_chip_model = [
     pytest.mark.referee,

@@ -252,6 +252,24 @@ def a_constant_among_the_operands_of_a_concatenation() -> Network:
 
 
 @structure
+def constants_moved_before_they_are_read() -> Network:
+    p = Parts((1, 4, 5, 6))
+    x = p.start()
+    kind = x.type.element_type
+    held = p.network.append("top.Weight", [], [tensor_type((5, 4, 12), kind)], ["held"]).results[0]
+    p.network.weights["held"] = np.arange(240).reshape(5, 4, 12).astype(kind.dtype)
+    moved = p.reshape(p.slice(p.permute(held, 1, 0, 2), (0, 0, 1), (4, 5, 6), (1, 1, 2)), 1, 4, 5, 6)
+    return p.finish(p.add(x, moved), p.mul(moved, x), p.concat(2, moved, x), moved)
+
+
+@structure
+def float32_values_only() -> Network:
+    p = Parts((3, 20, 6))
+    x = p.network.inputs[0]
+    return p.returning(p.softmax(x, 1), p.permute(p.softmax(p.reshape(x, 60, 6), 1), 1, 0))
+
+
+@structure
 def an_output_that_is_a_constant() -> Network:
     p = Parts((1, 4))
     constant = p.network.append("top.Weight", [], [tensor_type((3,), Float32Type())], ["held"])
