@@ -9,7 +9,7 @@ from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import transfers
 from tpu_deploy.codegen.coefficients import CoefficientLayout
 from tpu_deploy.codegen.commands import Address, LocalRange, PlannedCommand, Space
-from tpu_deploy.codegen.items import Item, Resident, load_key
+from tpu_deploy.codegen.items import Item, Resident
 from tpu_deploy.codegen.layout import aligned_strides
 from tpu_deploy.codegen.program import (
     Access,
@@ -22,6 +22,7 @@ from tpu_deploy.codegen.program import (
     StoreResult,
     TileProgram,
 )
+from tpu_deploy.codegen.tile_plan import single_loads
 from tpu_deploy.codegen.timeline import Block, Timeline, pack
 from tpu_deploy.codegen.views import Dims, Storage
 from tpu_deploy.codegen.works import Copy, FillMemory
@@ -95,7 +96,7 @@ class Layout:
             block.last = max(block.last, index)
             self.blocks[index, name] = block
             return
-        key = _held_key(item, actions)
+        key = _held_key(item, name) if item.held else None
         if key is not None and (item.group, key) in self.held:
             block = self.held[item.group, key]
             block.last = max(block.last, index)
@@ -148,17 +149,10 @@ def _is_whole(actions: Sequence[Action], resident: Resident) -> bool:
     return action.into is None and action.row_step == 1 and action.box == resident.box
 
 
-def _held_key(item: Item, actions: Sequence[Action]) -> str | None:
-    """The key under which a single load is shared with later items, None where it is not."""
-    if len(actions) != 1:
-        return None
-    action = actions[0]
-    if isinstance(action, LoadConstant):
-        key = action.key
-    elif isinstance(action, LoadOperand):
-        key = load_key(item.compute, action)
-    else:
-        return None
+def _held_key(item: Item, buffer: str) -> str | None:
+    """The key under which what a buffer holds is shared with later items, None where it is not."""
+    assert item.program is not None
+    key = single_loads(item.program, item.compute).get(buffer)
     return key if key in item.held else None
 
 
