@@ -16,7 +16,10 @@ the relative error of the represented ratio is at most 2**-23.
 
 
 class RoundMode(IntEnum):
-    """How a right shift or a float-to-integer conversion rounds. Source: chip model, all modes tried."""
+    """How a right shift or a float-to-integer conversion rounds; the values are those of the field `opd2_n_str`.
+
+    Source: chip model, all modes tried.
+    """
 
     HALF_EVEN = 0
     HALF_AWAY = 1
@@ -33,12 +36,10 @@ def round_shift(values: Int64Array, shift: npt.ArrayLike, mode: RoundMode = Roun
     left = np.maximum(-amount, 0)
     right = np.maximum(amount, 0)
     scaled = values << left
-    if mode is RoundMode.HALF_UP:
-        half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
-        return (scaled + half) >> right
     floor = scaled >> right
-    remainder = scaled - (floor << right)
-    twice, one = remainder << 1, np.int64(1) << right
+    if mode is RoundMode.HALF_UP:
+        return floor + ((scaled >> np.maximum(right - 1, 0)) & (right > 0))
+    remainder, half = scaled - (floor << right), np.int64(1) << np.maximum(right - 1, 0)
     if mode is RoundMode.FLOOR:
         up = np.zeros_like(remainder, bool)
     elif mode is RoundMode.CEIL:
@@ -46,11 +47,11 @@ def round_shift(values: Int64Array, shift: npt.ArrayLike, mode: RoundMode = Roun
     elif mode is RoundMode.TO_ZERO:
         up = (scaled < 0) & (remainder > 0)
     elif mode is RoundMode.HALF_AWAY:
-        up = (twice > one) | ((twice == one) & (scaled >= 0))
+        up = (remainder > half) | ((remainder == half) & (scaled >= 0))
     elif mode is RoundMode.HALF_EVEN:
-        up = (twice > one) | ((twice == one) & (floor & 1 == 1))
+        up = (remainder > half) | ((remainder == half) & (floor & 1 == 1))
     else:
-        up = twice > one
+        up = remainder > half
     return floor + (up & (right > 0))
 
 

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from tpu_deploy.numbers import RoundMode as RoundMode
+
 
 class Precision(IntEnum):
     """Width and kind of an element, as in the fields `*_prec` and `src_data_format`; its sign is a bit of its own."""
@@ -40,18 +42,6 @@ _ITEMSIZE = {
     Precision.I32: 4,
     Precision.BF16: 2,
 }
-
-
-class RoundMode(IntEnum):
-    """How a value between two representable ones is rounded, as in the field `opd2_n_str`."""
-
-    HALF_EVEN = 0
-    HALF_AWAY = 1
-    TO_ZERO = 2
-    FLOOR = 3
-    CEIL = 4
-    HALF_UP = 5
-    HALF_DOWN = 6
 
 
 class Layout(IntEnum):
