@@ -13,6 +13,8 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import name_of
 
+NO_LIMITS = (-math.inf, math.inf)
+
 PAD_REACH = 16.0
 """A padding value this many times beyond the data is a mark to be skipped (minus infinity before a maximum, say):
 storing it would leave less than four of the eight bits to the data, so it saturates instead."""
@@ -60,12 +62,11 @@ class Range:
         return self.joined(Range(value, value, abs(value)))
 
     def within(self, low: float, high: float) -> Range:
-        """The part of the range inside [low, high]."""
-        return Range(
-            min(max(self.low, low), high),
-            max(min(self.high, high), low),
-            min(self.threshold, max(abs(low), abs(high))),
-        )
+        """The part of the range inside [low, high], with a threshold that reaches no further."""
+        if low <= self.low and self.high <= high:
+            return Range(self.low, self.high, min(self.threshold, max(abs(low), abs(high))))
+        cut = min(max(self.low, low), high), max(min(self.high, high), low)
+        return Range(*cut, min(self.threshold, max(abs(cut[0]), abs(cut[1]))))
 
 
 def range_of_array(values: np.ndarray[Any, Any]) -> Range:
@@ -100,6 +101,32 @@ def _function_reach(name: str, attributes: dict[str, Any]) -> tuple[float, float
     return -math.inf, math.inf
 
 
+def interest(op: Operation) -> tuple[float, float]:
+    """The smallest and largest operand that `op` tells from still smaller and larger ones; infinite without such limits.
+
+    Sigmoid and Tanh are taken to be flat where they are within half an 8-bit step of their bound.
+    """
+    attributes = attributes_of(op)
+    if op.name in ("top.Relu", "top.Clip"):
+        return reach(op)
+    if op.name == "top.HardSwish":
+        return -3.0, math.inf
+    if op.name == "top.HardSigmoid" and attributes["alpha"] > 0:
+        alpha, beta = attributes["alpha"], attributes["beta"]
+        return -beta / alpha, (1 - beta) / alpha
+    if op.name == "top.Sigmoid" and not attributes["log"]:
+        return -math.log(509.0), math.log(509.0)
+    if op.name == "top.Tanh":
+        return -math.atanh(1 - 0.5 / 127), math.atanh(1 - 0.5 / 127)
+    return NO_LIMITS
+
+
+def readers_interest(value: SSAValue) -> tuple[float, float]:
+    """The range outside which no reader tells values apart."""
+    limits = [interest(use.operation) if use.operation.name.startswith("top.") else NO_LIMITS for use in value.uses]
+    return min((low for low, _ in limits), default=-math.inf), max((high for _, high in limits), default=math.inf)
+
+
 def padding_value(op: Operation) -> float | None:
     """The constant a `top.Pad` fills with; None for other operations and for padding that repeats data."""
     if op.name != "top.Pad" or attributes_of(op)["mode"] != "constant":
@@ -108,7 +135,8 @@ def padding_value(op: Operation) -> float | None:
 
 
 def value_range(value: SSAValue, entry: TensorRange | None) -> Range:
-    """The range of a value: its row of the calibration table, cut by what its producer can reach.
+    """The range of a value: its row of the calibration table, cut by what its producer can reach and its readers tell
+    apart.
 
     A row may be missing only where the producer is bounded on both sides. Raises BadInput, naming the tensor, for a
     missing row or one that holds no range.
@@ -125,4 +153,4 @@ def value_range(value: SSAValue, entry: TensorRange | None) -> Range:
             f"calibration table: {name_of(value)} has threshold {entry.threshold}, minimum {entry.min}, maximum "
             f"{entry.max}, which is no range; calibrate this model again"
         )
-    return Range(entry.min, entry.max, entry.threshold).within(low, high)
+    return Range(entry.min, entry.max, entry.threshold).within(low, high).within(*readers_interest(value))

@@ -82,6 +82,19 @@ def test_relu_limits_cut_the_threshold() -> None:
     assert plan.tensors["y"] == TensorQuantization("uint8", 6.0 / 255)
 
 
+def test_what_no_reader_tells_apart_is_cut_from_the_range() -> None:
+    def scale(*readers: str) -> float:
+        top = Top()
+        a = top.conv("a", top.x)
+        extra = {"Elu": {"alpha": 1.0}}
+        outputs = [top.op(reader, f"y{i}", a, **extra.get(reader, {})) for i, reader in enumerate(readers)]
+        return top.plan(*outputs, a=Row(16.0, -16.0, 1.0)).tensors["a"].scale
+
+    assert scale("HardSwish") == scale("HardSwish", "Relu") == 3.0 / 127
+    assert scale("Relu") == 1.0 / 255
+    assert scale("HardSwish", "Elu") == scale("Elu") == 16.0 / 127
+
+
 def test_pools_and_movements_share_the_widest_range() -> None:
     top = Top()
     a = top.conv("a", top.x)
