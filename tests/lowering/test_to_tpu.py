@@ -374,3 +374,28 @@ def test_a_sum_far_beyond_its_result_saturates_rather_than_wraps() -> None:
     got, wanted = Reference(tpu).run(feeds)["y0"], values[name_of(network.outputs[0])]
     clear = np.abs(wanted) > 10
     assert np.array_equal(np.sign(got[clear]), np.sign(wanted[clear]))
+
+
+def depthwise(gains: np.ndarray) -> tuple[int, Outcome]:
+    """`acc_shift` of a depthwise convolution whose channels have weights of the given gains, and its outcome."""
+    top = Top((1, 8, 9, 9))
+    filters = top.rng.standard_normal((8, 1, 3, 3)) * gains.reshape(8, 1, 1, 1)
+    weight = top.network.add_weight("w", filters.astype(np.float32))
+    window = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": 8}
+    outcome = run(top.finish(top.op("Conv", [*top.inputs, weight, top.absent()], (1, 8, 9, 9), **window)))
+    shift = next(attributes_of(op)["acc_shift"] for op in outcome.tpu.operations if op.name == "tpu.Conv2D")
+    return shift, outcome
+
+
+def test_sums_of_depthwise_convolutions_are_narrowed_where_that_costs_nothing() -> None:
+    shift, outcome = depthwise(np.ones(8))
+    assert shift >= 0
+    assert outcome.worst_sqnr() > 33
+
+
+def test_a_channel_that_dominates_keeps_depthwise_sums_wide_or_exact_enough() -> None:
+    for spread in (1e1, 1e2, 1e4, 1e8):
+        _, outcome = depthwise(np.geomspace(1 / spread, 1, 8))
+        assert outcome.worst_sqnr() > 33
+    _, outcome = depthwise(np.array([1, 0, 0, 0, 0, 0, 0, 0]))
+    assert outcome.worst_sqnr() > 33
