@@ -102,7 +102,7 @@ def _function_reach(name: str, attributes: dict[str, Any]) -> tuple[float, float
 
 
 def interest(op: Operation) -> tuple[float, float]:
-    """The smallest and largest operand that `op` tells from still smaller and larger ones; infinite without such limits.
+    """The smallest and largest operand that `op` tells from still smaller and larger ones; infinite if it has none.
 
     Sigmoid and Tanh are taken to be flat where they are within half an 8-bit step of their bound.
     """
