@@ -38,7 +38,8 @@ def round_shift(values: Int64Array, shift: npt.ArrayLike, mode: RoundMode = Roun
     scaled = values << left
     floor = scaled >> right
     if mode is RoundMode.HALF_UP:
-        return floor + ((scaled >> np.maximum(right - 1, 0)) & (right > 0))
+        carry: Int64Array = (scaled >> np.maximum(right - 1, 0)) & (right > 0)
+        return floor + carry
     remainder, half = scaled - (floor << right), np.int64(1) << np.maximum(right - 1, 0)
     if mode is RoundMode.FLOOR:
         up = np.zeros_like(remainder, bool)
