@@ -44,10 +44,10 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 class Activations:
     """A single-threaded session whose outputs, in order, are the values of `tensors`, and their `example` on one feed.
 
-    `is_optimized` says that `model`, its serialized form, is to be run as it is.
+    Without tensors there is no session. `is_optimized` says that `model`, its serialized form, is to be run as it is.
     """
 
-    session: onnxruntime.InferenceSession
+    session: onnxruntime.InferenceSession | None
     tensors: tuple[str, ...]
     example: Sequence[Array]
     model: bytes
@@ -63,20 +63,25 @@ class Activations:
         """The size of the example."""
         return sum(array.nbytes for array in self.example)
 
-    def session_of(self, threads: int) -> onnxruntime.InferenceSession:
+    def session_of(self, threads: int) -> onnxruntime.InferenceSession | None:
         """The session, or one like it on more threads."""
-        return self.session if threads == 1 else _session(self.model, threads, optimize=not self.is_optimized)
+        if self.session is None or threads == 1:
+            return self.session
+        return _session(self.model, threads, optimize=not self.is_optimized)
 
 
 def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order: bool) -> Activations:
     """What computes those of `tensors` that are computed and real numbers, checked on the feed `first`.
 
     With `any_order` the elements of an output may come in any order. Cost: two sessions and two runs.
-    Raises BadInput when there are none, or onnxruntime refuses the model or the feed.
+    Raises BadInput when none are, nor inputs that are real; or onnxruntime refuses the model or the feed.
     """
+    inputs = [name for name in tensors if name in first and first[name].dtype.kind == "f"]
     tensors = [name for name in tensors if name not in first]
     if not tensors:
-        raise BadInput("none of the tensors to calibrate is a real number that the model computes")
+        if not inputs:
+            raise BadInput("none of the tensors to calibrate holds real numbers; there is no range to find")
+        return Activations(None, (), (), b"", False)
     _set_outputs(network.proto, tensors)
     model = _serialized(network.proto)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +90,7 @@ def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order:
         real = tuple(value.name for value in plain.get_outputs() if value.type in REAL_TYPES)
         if len(real) < len(tensors):
             del plain
-            return observe(network, real, first, any_order=any_order)
+            return observe(network, [*inputs, *real], first, any_order=any_order)
         example = _run(plain, first)
         blocked = _without_reordering(onnx.load(saved)) if saved and saved.exists() else None
     session = _equivalent(blocked, first, example) if blocked is not None else None

@@ -85,8 +85,13 @@ def batch_slots(feed: Feed, specs: Mapping[str, InputSpec], batch_size: int) -> 
 class Stream:
     """One thread's way through the network: a session shared with others, buffers and a record of its own."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, tensors: Sequence[str], recorder: Recorder) -> None:
-        """The outputs of `session` are the values of `tensors`; what else `recorder` names is an input."""
+    def __init__(
+        self, session: onnxruntime.InferenceSession | None, tensors: Sequence[str], recorder: Recorder
+    ) -> None:
+        """The outputs of `session` are the values of `tensors`; what else `recorder` names is an input.
+
+        No session is needed where there are no tensors.
+        """
         self._recorder = recorder
         self._session = session
         self._computed = [recorder.names.index(name) for name in tensors]
@@ -100,6 +105,8 @@ class Stream:
         """
         for index, name in self._inputs:
             self._recorder.record(index, batch.without_filling(batch.feed[name]), batch.first, batch.samples)
+        if self._session is None:
+            return
         try:
             outputs = self._run(self._session, batch.feed)
         except RUNTIME_ERRORS as error:

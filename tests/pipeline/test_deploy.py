@@ -245,3 +245,32 @@ def test_a_model_file_is_not_touched(tmp_path: Path) -> None:
     before = path.read_bytes()
     tpu_deploy.deploy(path, data=feeds(4), output=tmp_path / "m.bmodel")
     assert path.read_bytes() == before
+
+
+SHAPES_ONLY: dict[str, tuple[list[onnx.NodeProto], list[str]]] = {
+    "the output is the input": ([helper.make_node("Identity", ["x"], ["y"])], ["y"]),
+    "a transposition": ([helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1])], ["y"]),
+    "a new shape": ([helper.make_node("Flatten", ["x"], ["y"])], ["y"]),
+    "both": (
+        [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Transpose", ["x"], ["z"], perm=[0, 2, 3, 1])],
+        ["y", "z"],
+    ),
+}
+
+
+@pytest.mark.parametrize("quantized_io", [False, True])
+@pytest.mark.parametrize("case", SHAPES_ONLY)
+def test_a_model_that_computes_nothing_can_be_calibrated_and_deployed(
+    case: str, quantized_io: bool, tmp_path: Path
+) -> None:
+    nodes, outputs = SHAPES_ONLY[case]
+    x = helper.make_tensor_value_info("x", 1, (1, 3, 4, 4))
+    graph = helper.make_graph(nodes, "g", [x], [helper.make_tensor_value_info(name, 1, None) for name in outputs])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    data = [{"x": each[np.newaxis, :, :4, :4]} for each in samples(4)]
+    table = tpu_deploy.calibrate(model, data)
+    assert table["x"].max == max(each["x"].max() for each in data)
+    built = tpu_deploy.deploy(
+        model, calibration=table, output=tmp_path / "m.bmodel", quantized_io=quantized_io, inputs=data
+    )
+    assert [check.verdict for check in built.checks[:-1]] == ["ok"] * 5
