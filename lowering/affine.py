@@ -10,7 +10,7 @@ from xdsl.ir import Operation, SSAValue
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.ir.weights import Array
-from tpu_deploy.lowering.rewriting import fresh_weight, rebuild, relu_of
+from tpu_deploy.lowering.rewriting import check_float32, fresh_weight, rebuild, relu_of
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def write_affine(network: Network, op: Operation, x: SSAValue, affine: Affine) -
     no_scale, no_bias = bool(np.all(affine.scale == 1)), bool(np.all(affine.bias == 0))
     if affine.axis is None and (no_scale or no_bias):
         name, number = ("top.AddConst", affine.bias) if no_scale else ("top.MulConst", affine.scale)
+        check_float32(network, op, "constant", number)
         return rebuild(network, op, name, [x], {"const_val": float(number), **relu_of(op)})
     if len(shape) > 1 and affine.along(1):
         values = {"scale": affine.scale, "bias": affine.bias}

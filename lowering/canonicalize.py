@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tpu_deploy.ir.network import Network
 from tpu_deploy.lowering.constants_to_scale import constants_to_scale
 from tpu_deploy.lowering.fold_pad import fold_pad
@@ -41,9 +43,11 @@ def canonicalize(network: Network) -> None:
 
     No BatchNorm is left, a product is followed by no Scale of its own and an operation that can carry a ReLU by none.
     A value that survives keeps its name: Conv, BatchNorm and Relu become one Conv named after the Relu's result.
+    Raises BadInput naming a weight that float32 cannot hold once constants are folded into it.
     """
-    while sum(rewrite(network) for rewrite in PASSES):
-        continue
+    with np.errstate(all="ignore"):  # what is no finite number is refused where it would become a weight
+        while sum(rewrite(network) for rewrite in PASSES):
+            continue
     network.remove_unused()
     network.update_signature()
     network.verify()

@@ -9,6 +9,7 @@ import numpy as np
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Operation, SSAValue
 
+from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, name_of
 from tpu_deploy.ir.weights import Array
@@ -72,8 +73,18 @@ def _remove_unread(value: SSAValue) -> None:
 
 
 def fresh_weight(network: Network, op: Operation, suffix: str, array: Array) -> SSAValue:
-    """A float32 weight named after `op`, standing before it."""
+    """A float32 weight named after `op`, standing before it. Raises BadInput when float32 cannot hold it."""
+    check_float32(network, op, suffix, array)
     return network.add_weight(f"{name_of(op)}_{suffix}", array.astype(np.float32), before=op)
+
+
+def check_float32(network: Network, op: Operation, suffix: str, array: Array) -> None:
+    """Raises BadInput naming the weight of `op` when float32 cannot hold what was folded into it."""
+    if not np.all(np.abs(array) <= np.finfo(np.float32).max):
+        raise BadInput(
+            f"{network.name}: weight {name_of(op)}_{suffix}, into which BatchNorm and other constants are folded, "
+            "would hold numbers beyond float32; train or export the network again"
+        )
 
 
 def free_name(network: Network, wanted: str) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnx_cases import CASES, N, assert_close, feeds_for, ints, model, number, positive, run, weight
 from top_networks import Top, rewritten, summary
 
+from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import export_onnx, import_onnx
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.ir.text import from_text, to_text
@@ -239,3 +240,43 @@ def test_values_of_random_networks_keep_name_and_meaning(data: st.DataObject) ->
     for name, found in actual.items():
         array = expected[name]
         np.testing.assert_allclose(found, array, rtol=1e-3, atol=1e-4 * max(1, float(np.abs(array).max())))
+
+
+BIG = np.full(4, 3e38, np.float32)
+SCALED: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray], str]] = {
+    "the bias of a convolution": (
+        [N("Conv", ["x", "w", "b"], ["c"]), N("Mul", ["c", "k"], ["y"])],
+        {"w": weight(4, 6, 1, 1), "b": BIG, "k": number(2.0)},
+        "y_bias",
+    ),
+    "its weight": (
+        [N("Conv", ["x", "w"], ["c"]), N("Mul", ["c", "k"], ["y"])],
+        {"w": np.full((4, 6, 1, 1), 3e38, np.float32), "k": number(2.0)},
+        "y_weight",
+    ),
+    "a factor in front of it": (
+        [N("Mul", ["x", "k"], ["s"]), N("Conv", ["s", "w"], ["y"])],
+        {"w": np.full((4, 6, 1, 1), 1e30, np.float32), "k": number(1e30)},
+        "y_weight",
+    ),
+    "numbers one after the other": (
+        [N("Mul", ["x", "k"], ["s"]), N("Mul", ["s", "k"], ["y"])],
+        {"k": number(1e30)},
+        "y_constant",
+    ),
+    "a BatchNorm alone": (
+        [N("BatchNormalization", ["x", "g", "z", "m", "v"], ["y"])],
+        {"g": np.full(6, 3e38, np.float32), "z": np.zeros(6, np.float32), "m": weight(6), "v": np.full(6, 1e-3, "f4")},
+        "y_scale",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", SCALED)
+def test_what_float32_cannot_hold_once_folded_is_refused_by_name(case: str) -> None:
+    nodes, weights, name = SCALED[case]
+    network = import_onnx(model(nodes, {"x": (1, 6, 4, 4)}, weights))
+    with pytest.raises(BadInput, match=f"weight {name}, into which") as raised:
+        canonicalize(network)
+    assert "\n" not in str(raised.value)

@@ -104,7 +104,8 @@ def _with_addend(node: Node, operands: list[SSAValue], product: tuple[int, int])
 
 
 def _scaled(array: Array, factor: float) -> Array:
-    return array if factor == 1 else np.asarray(array * np.float32(factor))
+    with np.errstate(over="ignore"):  # the weight it becomes is checked
+        return array if factor == 1 else np.asarray(array * np.float32(factor))
 
 
 @exports("top.MatMul")
