@@ -123,6 +123,31 @@ def test_unsupported_operators_are_all_named_before_anything_is_done(folder: Pat
         assert "2 unsupported operators: Sin at sine_of_conv2, sine_of_pool" in line
 
 
+@pytest.mark.parametrize(
+    ("operator", "size", "told"),
+    [("LogSoftmax", 5, "LogSoftmax at only"), ("Softmax", 2_000_000, "one row of 2000000 elements")],
+)
+def test_what_stages_after_the_frontend_refuse_is_told_before_data_are_read(
+    folder: Path, refused: Refused, operator: str, size: int, told: str
+) -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, size)) for name in "xy")
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], "only", axis=1)], "g", [x], [y])
+    saved(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), folder / "model.onnx")
+    for verb in ("deploy", "calibrate"):  # nothing.npz does not exist: nobody looked for it
+        assert told in refused(verb, "model.onnx", "--data", "nothing.npz", "-o", "out")
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_weight_that_folding_takes_beyond_float32_is_named(folder: Path, refused: Refused, verb: str) -> None:
+    model = small_model()
+    bias = next(each for each in model.graph.initializer if each.name == "b1")
+    bias.CopyFrom(numpy_helper.from_array(np.full(8, 3e38, np.float32), "b1"))
+    variance = next(each for each in model.graph.initializer if each.name == "variance")
+    variance.CopyFrom(numpy_helper.from_array(np.full(8, 0.01, np.float32), "variance"))
+    saved(model, folder / "model.onnx")
+    assert "weight bn1_bias" in refused(verb, "model.onnx", *COMMANDS[verb])
+
+
 # ---- calibration data
 
 

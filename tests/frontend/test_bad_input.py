@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from onnx_cases import IMAGE, N, ints, model, positive, single, weight
 
 from tpu_deploy.errors import BadInput
-from tpu_deploy.frontend import UnsupportedOperators, find_unsupported, import_onnx
+from tpu_deploy.frontend import UnsupportedOperators, find_unsupported, import_onnx, import_supported
 from tpu_deploy.frontend.model_file import newest_versions
+from tpu_deploy.ir.network import name_of
 
 
 def refusal(source: str | Path | onnx.ModelProto, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
@@ -102,6 +103,15 @@ def test_weight_that_is_not_finite_is_named(value: float) -> None:
     bad = weight(4, 6, 3, 3)
     bad[1, 2, 0, 0] = value
     assert "weight c0 has NaN or Inf" in refusal(single("Conv", IMAGE, bad))
+
+
+@pytest.mark.filterwarnings("error")
+def test_weight_that_a_factor_takes_beyond_float32_is_named() -> None:
+    big = np.full((3, 5), 3e38, np.float32)
+    assert "NaN or Inf" in refusal(single("Gemm", (1, 3), big, alpha=2.0))
+    assert "weight c has NaN or Inf" in refusal(
+        model([N("Cast", ["k"], ["c"], to=1), N("Mul", ["x", "c"], ["y"])], {"x": (1, 3)}, {"k": np.full(3, 1e300)})
+    )
 
 
 def test_weight_of_large_finite_values_is_accepted() -> None:
@@ -272,6 +282,17 @@ def test_all_unsupported_operators_are_reported_at_once_by_name() -> None:
     assert "\n" not in message
     for place in ("first", "second", "third", "the node producing e", "custom"):
         assert place in message
+
+
+def test_what_is_supported_of_a_model_is_imported_with_its_outputs_and_loose_ends() -> None:
+    nodes = [N("Relu", ["x"], ["a"]), N("Neg", ["a"], ["b"]), N("Erf", ["b"], ["c"]), N("Relu", ["c"], ["d"])]
+    proto = model([*nodes, N("Erf", ["d"], ["y"], name="last")], {"x": IMAGE}, outputs=("a", "y"))
+    network, findings = import_supported(proto)
+    assert [f.tensor for f in findings] == ["c", "y"]
+    assert [name_of(op) for op in network.operations] == ["a", "b", "d"]
+    assert [name_of(value) for value in network.inputs] == ["x", "c", "y"]
+    assert network.output_names == ["a", "y", "b", "d"]
+    network.verify()
 
 
 def test_findings_say_why() -> None:

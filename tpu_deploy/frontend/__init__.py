@@ -5,17 +5,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tpu_deploy.frontend.export import export_onnx
     from tpu_deploy.frontend.findings import Finding, UnsupportedOperators
-    from tpu_deploy.frontend.importer import find_unsupported, import_onnx
+    from tpu_deploy.frontend.importer import find_unsupported, import_onnx, import_supported
 
 _HOMES = {
     "export_onnx": "export",
     "find_unsupported": "importer",
     "import_onnx": "importer",
+    "import_supported": "importer",
     "Finding": "findings",
     "UnsupportedOperators": "findings",
 }
 
-__all__ = ["Finding", "UnsupportedOperators", "export_onnx", "find_unsupported", "import_onnx"]
+__all__ = ["Finding", "UnsupportedOperators", "export_onnx", "find_unsupported", "import_onnx", "import_supported"]
 
 
 def __getattr__(name: str) -> Any:

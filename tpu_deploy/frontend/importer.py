@@ -21,7 +21,7 @@ from tpu_deploy.frontend.node import Node
 from tpu_deploy.frontend.registry import CONVERTERS, Converter
 from tpu_deploy.frontend.shape_inference import inferred_shapes
 from tpu_deploy.frontend.tensors import Array, is_finite
-from tpu_deploy.ir.network import Network, shape_of, tensor_type
+from tpu_deploy.ir.network import Network, name_of, named, shape_of, tensor_type
 
 FAMILIES = (activation, conv, elementwise, matmul, norm, pool, shape, softmax)
 """The modules whose converters fill the registry."""
@@ -51,10 +51,21 @@ def find_unsupported(
 
     Raises BadInput for a model that cannot be read.
     """
+    return import_supported(model, input_shapes)[1]
+
+
+def import_supported(
+    model: str | Path | onnx.ModelProto, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> tuple[Network, list[Finding]]:
+    """What of a model can be imported, and every node that cannot be compiled, in order.
+
+    Inputs stand for what the latter make; what nobody reads is an output. Open dimensions get a likely size. Raises
+    BadInput for a model that cannot be read.
+    """
     source = read_model(model)
     importer = Importer(source, resolve_input_shapes(source, input_shapes, assume=True), assumed_shapes=True)
     importer.convert()
-    return importer.findings
+    return importer.finish_partly(), importer.findings
 
 
 class Importer:
@@ -88,7 +99,8 @@ class Importer:
         known = self._weights.get(name)
         if known is not None and self.network.weight(known) is array:
             return known
-        single = np.ascontiguousarray(array, np.float32) if array.dtype != np.float32 else array
+        with np.errstate(over="ignore"):
+            single = np.ascontiguousarray(array, np.float32) if array.dtype != np.float32 else array
         if not is_finite(single):
             raise BadInput(f"{self.model.label}: weight {name} has NaN or Inf; train or export the network again")
         value = self.network.add_weight(name, single)
@@ -162,8 +174,9 @@ class Importer:
         for name in filter(None, proto.output):
             if name in known:
                 kind = tensor_type(known[name], Float32Type())
-                block = self.network.block
-                self._values[name] = block.insert_arg(kind, len(block.args))
+                argument = self.network.block.insert_arg(kind, len(self.network.block.args))
+                argument.location = named(name)
+                self._values[name] = self.network.append("top.Input", [argument], [kind], [name]).results[0]
             else:
                 self._unknown.add(name)
 
@@ -171,6 +184,15 @@ class Importer:
         arrays = {name: self.constants[name] for name in proto.input if name in self.constants}
         shapes = {name: shape_of(self._values[name]) for name in proto.input if name in self._values}
         return inferred_shapes(self.model, proto, arrays, shapes)
+
+    def finish_partly(self) -> Network:
+        """The network of what could be converted: its outputs are those of the model, and all that nobody reads."""
+        outputs = {o.name: self._values[o.name] for o in self.model.proto.graph.output if o.name in self._values}
+        unread = [v for v in self.network.values() if v not in outputs.values() and not any(True for _ in v.uses)]
+        outputs |= {name_of(v): v for v in unread}
+        self.network.finish(list(outputs.values()), list(outputs))
+        self.network.remove_unused()
+        return self.network
 
     def finish(self) -> Network:
         """The network with its outputs, unused operations removed, verified."""

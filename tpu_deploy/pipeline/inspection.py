@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.errors import BadInput
-from tpu_deploy.frontend import Finding, find_unsupported
+from tpu_deploy.frontend import Finding
 from tpu_deploy.frontend.input_shapes import resolve_input_shapes, text
 from tpu_deploy.frontend.model_file import DEFAULT_DOMAINS
-from tpu_deploy.lowering.canonicalize import canonicalize
-from tpu_deploy.pipeline.source import InputShapes, Model, Source, lowering_findings
+from tpu_deploy.pipeline.source import InputShapes, Model, Source, unsupported
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ def inspect(model: Model, chip: str = "bm1684x", input_shapes: InputShapes | Non
     name = chip_named(chip).name
     source = Source.of(model)
     file = source.file
-    findings = find_unsupported(source.given, input_shapes)
+    findings = unsupported(source, input_shapes, name)
     if not findings:
-        findings = _beyond_the_frontend(source, input_shapes)
+        _check_shapes(source, input_shapes)
     counts = Counter(_operator(node.domain, node.op_type) for node in file.proto.graph.node)
     return Inspection(source.label, name, file.opset, _inputs(source), dict(counts.most_common()), tuple(findings))
 
@@ -60,17 +59,14 @@ def _inputs(source: Source) -> tuple[tuple[str, str], ...]:
     return tuple((name, text(shape)) for name, shape in shapes.items() if name not in weights)
 
 
-def _beyond_the_frontend(source: Source, input_shapes: InputShapes | None) -> list[Finding]:
-    """What the lowering refuses of a model that TOP can express."""
+def _check_shapes(source: Source, input_shapes: InputShapes | None) -> None:
+    """Raises BadInput for shapes that do not fit the model, unless they are only assumed."""
     resolved = resolve_input_shapes(source.file, input_shapes, assume=True)
     try:
-        network = source.network({each.name: each.shape for each in resolved})
+        source.network({each.name: each.shape for each in resolved})
     except BadInput:
-        if _is_open(source, input_shapes):
-            return []  # a likely size does not fit the model
-        raise
-    canonicalize(network)
-    return lowering_findings(source, network)
+        if not _is_open(source, input_shapes):
+            raise
 
 
 def _is_open(source: Source, input_shapes: InputShapes | None) -> bool:

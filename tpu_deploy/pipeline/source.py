@@ -12,12 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from xdsl.ir import Operation
 
 from tpu_deploy.calibration.feeds import InputSpec
+from tpu_deploy.chips import Chip, names
+from tpu_deploy.chips import chip as chip_named
+from tpu_deploy.codegen.limits import refusal
 from tpu_deploy.errors import BadInput
-from tpu_deploy.frontend import Finding, UnsupportedOperators, import_onnx
+from tpu_deploy.frontend import Finding, UnsupportedOperators, import_onnx, import_supported
 from tpu_deploy.frontend.model_file import ModelFile, read_model
-from tpu_deploy.ir.network import Network, name_of, shape_of
+from tpu_deploy.ir.dialect import attributes_of
+from tpu_deploy.ir.network import Network, is_absent, name_of, shape_of
 from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import refusals
 
@@ -66,9 +71,15 @@ class Source:
         executor.shutdown(wait=False)
         return started
 
-    def network(self, input_shapes: InputShapes | None) -> Network:
-        """The TOP network, not yet canonical. Raises BadInput and UnsupportedOperators."""
-        return import_onnx(self.given, input_shapes)
+    def network(self, input_shapes: InputShapes | None, chip: str | None = None) -> Network:
+        """The TOP network, not yet canonical.
+
+        Raises BadInput, and UnsupportedOperators naming all nodes that cannot be compiled for `chip`.
+        """
+        try:
+            return import_onnx(self.given, input_shapes)
+        except UnsupportedOperators:
+            raise UnsupportedOperators(self.label, unsupported(self, input_shapes, chip)) from None
 
     def shapes_for_batch(self, given: InputShapes | None, batch: int) -> dict[str, tuple[int, ...]]:
         """`given` completed by the inputs whose only open dimension is the batch, which is set to `batch`."""
@@ -90,35 +101,57 @@ def _hash(given: Path | onnx.ModelProto) -> str:
     return "sha256:" + hashlib.sha256(given.SerializeToString(deterministic=True)).hexdigest()
 
 
-def check_lowering(source: Source, network: Network) -> None:
+def unsupported(source: Source, input_shapes: InputShapes | None, chip: str | None = None) -> list[Finding]:
+    """Every node that cannot be compiled, in order: what the frontend refuses, and of the rest what comes after it."""
+    network, findings = import_supported(source.given, input_shapes)
+    canonicalize(network)
+    findings = [*findings, *operation_findings(source, network, chip)]
+    places = {name: index for index, node in enumerate(source.file.proto.graph.node) for name in node.output}
+    return sorted(findings, key=lambda each: places.get(each.tensor, len(places)))
+
+
+def check_operations(source: Source, network: Network, chip: str | None = None) -> None:
     """Raises UnsupportedOperators naming the nodes of a canonical network that have no form on the chip."""
-    found = lowering_findings(source, network)
+    found = operation_findings(source, network, chip)
     if found:
         raise UnsupportedOperators(source.label, found)
 
 
-def lowering_findings(source: Source, network: Network) -> list[Finding]:
-    """The operations of a canonical network that cannot be lowered, by their ONNX nodes."""
-    refused = refusals(network)
-    if not refused:
-        return []
+def operation_findings(source: Source, network: Network, chip: str | None = None) -> list[Finding]:
+    """The operations of a canonical network that cannot be lowered, or not be compiled for `chip`, by their ONNX nodes.
+
+    Without a chip: not for any that we know.
+    """
+    reasons = {each.name: each.reason for each in refusals(network)}
+    chips = [chip_named(name) for name in ([chip] if chip else names())]
     nodes = {name: node for node in source.file.proto.graph.node for name in node.output}
     found = []
-    for each in refused:
-        node = nodes.get(each.name)
-        kind = each.operation.removeprefix("top.") if node is None else node.op_type
-        found.append(Finding("" if node is None else node.name, kind, each.name, each.reason, ""))
+    for op in network.operations:
+        name = name_of(op)
+        reason = reasons.get(name) or _limit(op, chips)
+        if reason:
+            node = nodes.get(name)
+            kind = op.name.removeprefix("top.") if node is None else node.op_type
+            found.append(Finding("" if node is None else node.name, kind, name, reason, ""))
     return found
 
 
+def _limit(op: Operation, chips: Sequence[Chip]) -> str | None:
+    """Why an operation that can be lowered is too large for all of `chips`."""
+    shapes = [shape_of(operand) for operand in op.operands if not is_absent(operand)]
+    attributes, results = attributes_of(op), [shape_of(result) for result in op.results]
+    told = [next(filter(None, (refusal(op.name, shapes, r, attributes, c) for r in results)), None) for c in chips]
+    return told[0] if all(told) else None
+
+
 def canonical_network(source: Source, input_shapes: InputShapes | None) -> Network:
-    """The canonical TOP network of a model, all of whose operations have a form on the chip.
+    """The canonical TOP network of a model, all of whose operations have a form on some chip.
 
     Raises BadInput for a model or shapes that cannot be used, UnsupportedOperators naming all nodes that cannot.
     """
     network = source.network(input_shapes)
     canonicalize(network)
-    check_lowering(source, network)
+    check_operations(source, network)
     return network
 
 

@@ -22,7 +22,7 @@ from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
 from tpu_deploy.pipeline.samples import VerificationInputs, from_calibration, given_inputs, held_back, noise
-from tpu_deploy.pipeline.source import InputShapes, Source, check_lowering, input_specs
+from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs
 from tpu_deploy.pipeline.tables import METHOD, Data, check_table, collect, read_table
 from tpu_deploy.quant import QuantizationPlan, make_plan
 
@@ -84,14 +84,14 @@ def import_model(build: Build) -> None:
     """Import the ONNX model."""
     if build.request.calibration is not None:
         _ = build.request.source.hashing
-    build.top = build.request.source.network(build.request.input_shapes)
+    build.top = build.request.source.network(build.request.input_shapes, build.request.chip)
     _dump(build, "1_top", build.top)
 
 
 def make_canonical(build: Build) -> None:
     """Fold and fuse until TOP is canonical."""
     canonicalize(build.top)
-    check_lowering(build.request.source, build.top)
+    check_operations(build.request.source, build.top, build.request.chip)
     _dump(build, "2_top_canonical", build.top)
 
 
