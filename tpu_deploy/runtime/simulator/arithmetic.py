@@ -52,6 +52,9 @@ _PREFIX = {"a": "opd0", "b": "opd1", "c": "opd2"}
 def arithmetic(fields: Fields, operands: Operands, memory: Memories) -> None:
     """Executes one AR."""
     operation = ArithmeticOp(fields["tsk_eu_typ"])
+    takes_third = operation in _SELECTIONS or (operation in _BINARY and not is_float(fields["opd0_prec"]))
+    if fields["tsk_opd_num"] == 3 and not takes_third:
+        raise unsupported(f"AR operation {operation.name.lower()} with three operands")
     if operation == ArithmeticOp.CAST:
         result = _cast(fields, operands, memory)
     elif operation == ArithmeticOp.COPY:

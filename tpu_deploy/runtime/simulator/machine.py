@@ -56,5 +56,5 @@ def execute(prepared: Prepared, memory: Memories) -> None:
         prepared.kernel(prepared.command.fields, prepared.operands, memory)
     except UnsupportedCommandError as error:
         raise SimulationError(f"{name_of(prepared.command)}: cannot be simulated: {error}") from error
-    except AccessError as error:
-        raise SimulationError(f"{name_of(prepared.command)}: {error}") from error
+    except (AccessError, ValueError, IndexError) as error:
+        raise SimulationError(f"{name_of(prepared.command)}: cannot be executed: {error}") from error

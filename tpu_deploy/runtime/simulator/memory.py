@@ -17,6 +17,10 @@ _NUMBERS = (0x5C0, 0x6C0)
 """Where the firmware keeps the int32 numbers 0..63 in static memory. Source: commands in the vendor's bmodels."""
 
 
+_MOST_ELEMENTS = 1 << 28
+"""More than any real tensor of one command has; only broadcasts could claim so many."""
+
+
 class AccessError(Exception):
     """A command reaches outside the memory there is; the message says where."""
 
@@ -66,6 +70,8 @@ class Memories:
         sn, sc, sh, sw = place.strides
         if dtype.itemsize != place.itemsize:
             raise AccessError(f"elements of {place.itemsize} bytes are no {dtype}")
+        if not 0 < place.elements <= _MOST_ELEMENTS:
+            raise AccessError(f"a tensor of {list(place.dims)}")
         if place.memory != "local":
             yield 0, np.ndarray((n, c, h, w), dtype, self._linear(place), 0, (sn, sc, sh, sw))
             return

@@ -34,6 +34,8 @@ def pool(fields: Fields, operands: Operands, memory: Memories) -> None:
     operation = fields["tsk_eu_typ"]
     if not fields["opd3_const"]:
         raise unsupported("PorD with a table of pad values")
+    if operation == PoolOp.MAX and (fields["opd0_x_ins0"] or fields["opd0_y_ins0"]):
+        raise unsupported("maximum pooling with zeros between inputs")
     if is_float(fields["opd0_prec"]):
         _float(fields, operands, memory)
     elif operands["x"].itemsize != 1:
