@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tpu_deploy.calibration.feeds import Feed
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.thresholds import Threshold, thresholds
 from tpu_deploy.errors import BadInput
@@ -47,6 +48,8 @@ class CalibrationTable(Mapping[str, Threshold]):
     model_hash: str = ""
     tool_version: str = field(default_factory=tool_version)
     source: str = field(default="the calibration table", compare=False)
+    first_samples: tuple[Feed, ...] = field(default=(), compare=False, repr=False)
+    """The first feeds of the calibration data, for whoever verifies what the table leads to; not in the text."""
 
     @classmethod
     def of(cls, statistics: Statistics, method: str = "mse", **options: Any) -> "CalibrationTable":

@@ -74,7 +74,13 @@ def test_deploy_ends_with_the_table_of_checks(folder: Path, command: Command) ->
         "bmodel (chip model)",
     ]
     assert all("  ok " in row for row in rows[:5])
-    assert "seeded noise" in finished.out
+    assert "model.table.samples.npz" in finished.out
+
+
+def test_without_samples_noise_stands_in(folder: Path, command: Command) -> None:
+    (folder / "model.table.samples.npz").unlink()
+    finished = command("deploy", "model.onnx", "--calibration", "model.table", "-o", "out.bmodel")
+    assert finished.code == 0 and "seeded noise" in finished.out
 
 
 def test_the_table_says_when_the_chip_model_is_not_installed(folder: Path, command: Command) -> None:

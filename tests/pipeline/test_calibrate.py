@@ -39,7 +39,11 @@ def test_the_batch_of_the_model_does_not_change_exact_ranges(calibrated: Any, ba
 def test_a_table_and_its_statistics_lie_beside_each_other(calibrated: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.table"
     table = tpu_deploy.calibrate(calibrated.model, feeds(8), output=path)
-    assert {each.name for each in tmp_path.iterdir()} == {"model.table", "model.table.statistics.npz"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        "model.table",
+        "model.table.samples.npz",
+        "model.table.statistics.npz",
+    }
     read = CalibrationTable.read(path)
     assert list(read) == list(table) and read.model_hash == table.model_hash
     assert CalibrationTable.of(Statistics.load(statistics_path(path)), "mse").entries == table.entries
@@ -75,3 +79,20 @@ def test_a_network_that_overflows_is_a_failed_check_naming_the_tensor(tmp_path: 
     saved(model, tmp_path / "m.onnx")
     with pytest.raises(tpu_deploy.CheckFailed, match="conv2"):
         tpu_deploy.calibrate(tmp_path / "m.onnx", [{"image": np.full((1, 3, 16, 16), 1e25, np.float32)}])
+
+
+def test_the_first_samples_are_kept_with_the_table_and_deploy_verifies_on_them(calibrated: Any, tmp_path: Path) -> None:
+    tpu_deploy.calibrate(calibrated.model, feeds(9), output=tmp_path / "t.table")
+    kept = np.load(tmp_path / "t.table.samples.npz")["image"]
+    assert np.array_equal(kept, np.concatenate([feed["image"] for feed in feeds(9)[: len(kept)]]))
+    built = tpu_deploy.deploy(calibrated.model, calibration=tmp_path / "t.table", output=tmp_path / "o.bmodel")
+    assert built.verification is not None
+    assert "t.table.samples.npz" in built.verification.inputs
+
+
+def test_another_method_from_statistics_keeps_the_same_samples(calibrated: Any, tmp_path: Path) -> None:
+    tpu_deploy.calibrate(calibrated.model, feeds(9), output=tmp_path / "a")
+    tpu_deploy.calibrate(
+        calibrated.model, statistics=statistics_path(tmp_path / "a"), method="kl", output=tmp_path / "b"
+    )
+    assert (tmp_path / "a.samples.npz").read_bytes() == (tmp_path / "b.samples.npz").read_bytes()

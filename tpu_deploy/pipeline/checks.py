@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from tpu_deploy.reports.layers import Layer
 
-Verdict = Literal["ok", "failed", "absent"]
+Verdict = Literal["ok", "failed", "absent", "unjudged"]
 
 GATES = {"f32": 0.9999, "int8": 0.95}
 """The least cosine of the worst output and batch, by the precision of what is judged."""

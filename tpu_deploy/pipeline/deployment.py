@@ -19,9 +19,10 @@ from tpu_deploy.ir.network import Network
 from tpu_deploy.pipeline import stages
 from tpu_deploy.pipeline.checks import Check, Verification
 from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice, writable_file, writable_folder
+from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
-from tpu_deploy.pipeline.tables import METHOD, Data
+from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.quant import QuantizationPlan
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ def deploy(
 
     Ranges come from `calibration` (a table or its path), or from a pass over `data` as in `calibrate`, whose options
     `method`, `samples`, `batch_size` and `preprocessing` are. `inputs` is what verification runs on (default: the first
-    samples of `data`, else seeded noise). `input_shapes` fills dynamic dimensions and may override a fixed batch.
-    `quantized_io` makes inputs and outputs 8-bit. `kernel_module` is the vendor's firmware file, to be embedded. `gate`
-    is the least cosine of the worst output instead of the precision's own.
+    samples of `data` or those kept with the table, else seeded noise). `input_shapes` fills dynamic dimensions and may
+    override a fixed batch. `quantized_io` makes inputs and outputs 8-bit. `kernel_module` is the vendor's firmware
+    file, to be embedded. `gate` is the least cosine of the worst output instead of the precision's own.
 
     Raises BadInput for anything unusable and UnsupportedOperators naming all nodes that cannot be compiled, before
     anything is written; AccuracyError, after writing, when a gate fails; ExactnessError, before writing, when two

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +17,14 @@ from tpu_deploy.calibration.feeds import Feed, InputSpec
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network, name_of, shape_of
+from tpu_deploy.ir.weights import WeightStore
 from tpu_deploy.pipeline.source import input_specs
-from tpu_deploy.pipeline.tables import Data
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Samples
+
+Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
+"""Samples: a folder, list file, .npz or .npy, a mapping of input names to batches, or any iterable of feeds."""
 
 BATCHES = 4
 """How many batches a deployment is verified on at most."""
@@ -29,10 +34,11 @@ SEED = 2024
 
 @dataclass(frozen=True)
 class VerificationInputs:
-    """Whole batches for the network, and what they are in words."""
+    """Whole batches for the network, and what they are in words. On noise no trained network can be judged."""
 
     feeds: tuple[Feed, ...]
     source: str
+    is_noise: bool = False
 
 
 def given_inputs(network: Network, data: Data) -> VerificationInputs:
@@ -66,6 +72,27 @@ def _itself(feed: Feed) -> Feed:
     return feed
 
 
+def samples_path(table: str | os.PathLike[str]) -> Path:
+    """Where the first samples of the calibration behind a table lie."""
+    path = Path(table)
+    return path.with_name(f"{path.name}.samples.npz")
+
+
+def keep(feeds: Sequence[Feed], path: Path) -> None:
+    """Writes the samples, each input's one after another."""
+    WeightStore({name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}).save(path)
+
+
+def kept(path: Path, specs: Mapping[str, InputSpec]) -> list[Feed]:
+    """The samples kept in a file; none when there is no such file, or it does not fit the inputs."""
+    if not path.exists():
+        return []
+    try:
+        return _enough(iter(calibration.open_samples(path, specs)), specs)
+    except BadInput:
+        return []
+
+
 def from_calibration(first: Sequence[Feed], specs: Mapping[str, InputSpec], source: str) -> VerificationInputs:
     """The first batches of the calibration data."""
     feeds = batches(first, specs)
@@ -84,7 +111,8 @@ def noise(network: Network, table: CalibrationTable) -> VerificationInputs:
             drawn = generator.normal(middle, max(spread, 0.0), shape_of(value))
             feed[name_of(value)] = np.clip(drawn, entry.min, entry.max).astype(np.float32)
         feeds.append(feed)
-    return VerificationInputs(tuple(feeds), _counted(BATCHES, "seeded noise over the calibrated input ranges"))
+    source = _counted(BATCHES, "seeded noise over the calibrated input ranges")
+    return VerificationInputs(tuple(feeds), source, is_noise=True)
 
 
 def batches(samples: Sequence[Feed], specs: Mapping[str, InputSpec]) -> list[Feed]:

@@ -21,9 +21,18 @@ from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
-from tpu_deploy.pipeline.samples import VerificationInputs, from_calibration, given_inputs, held_back, noise
+from tpu_deploy.pipeline.samples import (
+    Data,
+    VerificationInputs,
+    from_calibration,
+    given_inputs,
+    held_back,
+    kept,
+    noise,
+    samples_path,
+)
 from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs
-from tpu_deploy.pipeline.tables import METHOD, Data, check_table, collect, read_table
+from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table
 from tpu_deploy.quant import QuantizationPlan, make_plan
 
 if TYPE_CHECKING:
@@ -101,8 +110,13 @@ def find_ranges(build: Build) -> None:
     if isinstance(request.calibration, CalibrationTable):
         build.table = request.calibration
         check_table(build.table, request.source, build.top)
+        build.first_samples = list(build.table.first_samples)
+        build.sample_source = "the first calibration samples"
     elif request.calibration is not None:
         build.table = read_table(request.calibration, request.source, build.top)
+        path = samples_path(request.calibration)
+        build.first_samples = kept(path, input_specs(build.top))
+        build.sample_source = f"the first calibration samples ({path.name})"
     else:
         assert request.data is not None
         specs = input_specs(build.top)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnx import GraphProto
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy import calibration
+from tpu_deploy.calibration.feeds import Feed
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
@@ -20,6 +21,7 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import export_onnx
 from tpu_deploy.ir.network import Network, is_absent, name_of
 from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.samples import Data, held_back, keep, kept, samples_path
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs
 from tpu_deploy.pipeline.tpu_mlir_names import folded_tensors, names_by_value
 from tpu_deploy.quant.precision import precisions_of
@@ -28,9 +30,6 @@ from tpu_deploy.quant.ties import MOVEMENTS
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Preprocessing, Samples
-
-Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
-"""Samples: a folder, list file, .npz or .npy, a mapping of input names to batches, or any iterable of feeds."""
 
 METHOD = "mse"
 """The method of thresholds unless another is asked for."""
@@ -54,9 +53,9 @@ def calibrate(
 
     `preprocessing`, a `tpu_deploy.Preprocessing`, is for images. `input_shapes` fills dynamic dimensions; a dynamic
     batch needs none. With `output` the table is written there, under TPU-MLIR's tensor names if asked for, and the
-    statistics of the pass beside it (`statistics_path`): given as `statistics` in place of `data`, they make the table
-    of another method without a pass. Raises BadInput for anything unusable, CheckFailed naming the first tensor with
-    NaN or infinity.
+    statistics of the pass and its first samples beside it (`statistics_path`, `samples_path`): the former, given as
+    `statistics` in place of `data`, they make the table of another method without a pass. Raises BadInput for anything
+    unusable, CheckFailed naming the first tensor with NaN or infinity.
     """
     method = choice("--method", method, tuple(METHODS))
     target = None if output is None else writable_file(output, "-o")
@@ -66,13 +65,14 @@ def calibrate(
     if data is not None:
         progress.stage("Import the ONNX model")
         network = canonical_network(source, source.shapes_for_batch(input_shapes, batch_size))
-        opened = calibration.open_samples(data, input_specs(network), preprocessing, samples)
+        specs = input_specs(network)
+        opened, first = held_back(calibration.open_samples(data, specs, preprocessing, samples), specs)
         progress.stage("Calibrate")
         found = collect(network, source, opened, batch_size, progress)
     else:
         assert statistics is not None
-        found = _earlier(statistics, source)
-    table = CalibrationTable.of(found, method)
+        found, first = _earlier(statistics, source), _earlier_samples(statistics, source, input_shapes)
+    table = replace(CalibrationTable.of(found, method), first_samples=tuple(first))
     if target is not None and tpu_mlir_names:
         graph = source.file.proto.graph
         _write(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
@@ -109,16 +109,33 @@ def statistics_path(table: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.name}.statistics.npz")
 
 
+def _earlier_samples(
+    statistics: str | os.PathLike[str] | Statistics, source: Source, input_shapes: InputShapes | None
+) -> list[Feed]:
+    """The samples that were kept when the statistics were, where they still lie beside them."""
+    if isinstance(statistics, Statistics):
+        return []
+    path = Path(statistics)
+    beside = samples_path(path.with_name(path.name.removesuffix(".statistics.npz")))
+    if not beside.exists():
+        return []
+    return kept(beside, input_specs(canonical_network(source, source.shapes_for_batch(input_shapes, 1))))
+
+
 def _write(table: CalibrationTable, statistics: Statistics, target: Path, names: Mapping[str, str] | None) -> None:
-    """Both files or none."""
-    beside = statistics_path(target)
-    was_there = beside.exists()
-    statistics.save(beside)
+    """All files or none: statistics, first samples and table."""
+    beside, samples = statistics_path(target), samples_path(target)
+    new = [path for path in (beside, samples) if not path.exists()]
     try:
+        statistics.save(beside)
+        if table.first_samples:
+            keep(table.first_samples, samples)
+        else:
+            samples.unlink(missing_ok=True)
         table.write(target, names)
     except BadInput:
-        if not was_there:
-            beside.unlink(missing_ok=True)
+        for path in new:
+            path.unlink(missing_ok=True)
         raise
 
 
