@@ -83,6 +83,12 @@ def test_without_samples_noise_stands_in(folder: Path, command: Command) -> None
     assert finished.code == 0 and "seeded noise" in finished.out
 
 
+def test_noise_is_no_judge_of_accuracy(folder: Path, command: Command) -> None:
+    (folder / "model.table.samples.npz").unlink()
+    finished = command("deploy", "model.onnx", "--calibration", "model.table", "-o", "out.bmodel", "--gate", "1")
+    assert finished.code == 0 and "unjudged" in finished.out
+
+
 def test_the_table_says_when_the_chip_model_is_not_installed(folder: Path, command: Command) -> None:
     finished = command("deploy", "model.onnx", "--calibration", "model.table", "-o", "out.bmodel")
     last = finished.out.splitlines()[-1]
