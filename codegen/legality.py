@@ -92,7 +92,8 @@ def _common(command: Command, operands: Operands) -> Complaints:
     if command.fields.get("cmd_id_en") != 1:
         yield "cmd_id_en is not 1"
     for role, place in _places(operands):
-        if not all(1 <= size <= MAX_SIZE for size in place.dims) and command.name != "DMA_general":
+        derived = role == "weight" or command.name == "DMA_general"  # no field holds the width of packed filters
+        if not all(1 <= size <= MAX_SIZE for size in place.dims) and not derived:
             yield f"{role} has sizes {list(place.dims)}; each must be 1 to {MAX_SIZE}"
         elif place.memory == "nowhere":
             yield f"{role}: {place.offset:#x} is an address of no memory"

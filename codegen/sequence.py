@@ -64,6 +64,8 @@ class Layout:
 
     items: Sequence[Item]
     chip: Chip
+    linger: bool = True
+    """Whether stored results stay one slot longer, so that their transfer hides behind the next item."""
     blocks: dict[tuple[int, str], Block] = field(default_factory=dict)
     residents: dict[str, Block] = field(default_factory=dict)
     producers: dict[str, int] = field(default_factory=dict)
@@ -116,7 +118,7 @@ class Layout:
         made = item.results.get(name)
         if made is not None:
             self.residents[made.key] = block
-        if name in item.stored:
+        if name in item.stored and self.linger:
             block.last = max(block.last, min(index + 1, len(self.items) - 1))
 
     def _separate(self, index: int, buffers: Sequence[Buffer]) -> None:
@@ -158,10 +160,14 @@ def _held_key(item: Item, buffer: str) -> str | None:
 
 def lay_out(items: Sequence[Item], chip: Chip) -> PlacedItems:
     """Blocks and load slots of all items. Raises NoRoom naming the item that does not fit."""
-    layout = Layout(items, chip)
-    layout.collect()
-    timeline, failed = pack(layout.every, len(items), chip)
-    if failed is not None:
+    for linger in (True, False):
+        layout = Layout(items, chip, linger)
+        layout.collect()
+        timeline, failed = pack(layout.every, len(items), chip)
+        if failed is None:
+            break
+    else:
+        assert failed is not None
         raise NoRoom(failed.first)
     slots = _advance(layout, timeline)
     return PlacedItems(layout.blocks, slots, layout.sources, timeline.peak(), timeline.lower_bound())
