@@ -114,7 +114,9 @@ def deploy(
     ] = None,
     inputs: Annotated[
         str | None,
-        typer.Option(metavar="SAMPLE.npz", help="What to verify on.  [default: the first of DATA, else seeded noise]"),
+        typer.Option(
+            metavar="SAMPLE.npz", help="What to verify on.  [default: samples of DATA or kept with TABLE, else noise]"
+        ),
     ] = None,
     input_shape: options.InputShape = None,
     report: Annotated[
