@@ -45,9 +45,7 @@ def _touched(item: Item) -> list[str]:
     found = [work.result.buffer] if item.stored else []
     for action in item.program.actions:
         if isinstance(action, LoadOperand) and action.buffer not in item.inputs:
-            storage = work.operands[action.operand]
-            assert storage is not None
-            found.append(storage.buffer)
+            found.append(work.storage(action).buffer)
     return found
 
 

@@ -7,6 +7,7 @@ of its own, cut into tiles.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,12 +15,12 @@ from math import prod
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import tile_plan
-from tpu_deploy.codegen.items import Item, Resident, load_key
-from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult
-from tpu_deploy.codegen.tile_plan import fits_fields
+from tpu_deploy.codegen.items import Item, Resident
+from tpu_deploy.codegen.program import LoadConstant, StoreResult, usual_variants
+from tpu_deploy.codegen.tile_plan import fits_fields, single_loads
 from tpu_deploy.codegen.vectors import through_rows
 from tpu_deploy.codegen.views import Box, Storage
-from tpu_deploy.codegen.wholes import Place, Whole, constant_traffic, grown
+from tpu_deploy.codegen.wholes import Place, Whole, grown
 from tpu_deploy.codegen.works import Compute, Copy, Work
 
 ROOM = 0.92
@@ -67,7 +68,9 @@ class Planner:
     @cached_property
     def batch(self) -> int:
         """The largest number of images of any result."""
-        return max((w.variants[-1].tiling.dims[0] for w in self.works if isinstance(w, Compute)), default=1)
+        return max(
+            (usual_variants(w.variants)[-1].tiling.dims[0] for w in self.works if isinstance(w, Compute)), default=1
+        )
 
     def whole(self, index: int, images: int) -> list[Whole]:
         """The forms of a work that can run in slices of `images`, the one that suits residents last."""
@@ -141,9 +144,8 @@ class Planner:
     def _tiled_cost(self, work: Compute) -> float:
         """A work by itself: everything it touches is moved, constants perhaps more than once."""
         moved = _bytes(work.result) + sum(_bytes(s) for s in work.operands if s is not None)
-        whole = work.variants[-1].tiling.dims
-        program = work.variants[-1].tile(Box((0, 0, 0, 0), whole)) if not any(work.variants[-1].tiling.cuts) else None
-        constants = 0 if program is None else constant_traffic(program, self.chip)
+        usual = usual_variants(work.variants)[-1]
+        constants = tile_plan.constant_traffic(usual.tile(Box.whole(usual.tiling.dims)), self.chip)
         return GROUP_OVERHEAD + TILED_WEIGHT * (moved + constants) + SLICE_OVERHEAD
 
     def _grow(self, start: int, images: int) -> Iterator[tuple[float, Group]]:
@@ -234,16 +236,13 @@ def _constant_keys(items: Sequence[Item]) -> frozenset[str]:
 
 
 def _loaded_twice(items: Sequence[Item]) -> frozenset[str]:
-    """Keys of operand loads that several items make and none writes over."""
-    count: dict[str, int] = {}
+    """Keys of operand loads that several items make and do not write over."""
+    count: Counter[str] = Counter()
     for item in items:
         assert item.program is not None
-        written = {w.buffer for a in item.program.actions if isinstance(a, Step) for w in a.writes}
-        for action in item.program.actions:
-            if isinstance(action, LoadOperand) and action.buffer not in item.inputs:
-                key = load_key(item.compute, action)
-                count[key] = count.get(key, 0) + (1 if action.buffer not in written else -1000)
-    return frozenset(k for k, n in count.items() if n > 1)
+        loads = single_loads(item.program, item.compute)
+        count.update(key for buffer, key in loads.items() if buffer not in item.inputs)
+    return frozenset(k for k, n in count.items() if n > 1) - _constant_keys(items)
 
 
 class Measure:
@@ -285,9 +284,9 @@ class Measure:
                     bound.add(buffer)
                     continue
             else:
-                self.loaded += prod(load.dims) * form.itemsize(load)
+                self.loaded += prod(load.dims) * form.work.storage(load).dtype.itemsize
         for place in {p for p, _ in form.operands.values() if p is not None and p in self.made}:
-            reads = [p for p, load in form.operands.values() if form.source(load) == place[0]]
+            reads = [p for p, load in form.operands.values() if form.work.storage(load).buffer == place[0]]
             self.taken[self.made[place]] += all(p == place for p in reads)
         place, buffer = form.result
         for name, size in form.sizes.items():
@@ -322,10 +321,10 @@ class Measure:
         if self.images == batch:
             return False
         for place, load in form.operands.values():
-            storage = form.work.operands[load.operand]
-            if (place is not None and place in self.made) or form.source(load) not in self.written:
+            storage = form.work.storage(load)
+            if (place is not None and place in self.made) or storage.buffer not in self.written:
                 continue
-            own = storage == self.written[form.source(load)] and load.shape[0] == batch and load.axes[0] == (0,)
+            own = storage == self.written[storage.buffer] and load.shape[0] == batch and load.axes[0] == (0,)
             if not own:
                 return True
         return False

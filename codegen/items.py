@@ -47,8 +47,7 @@ class Item:
 
 def load_key(work: Compute, action: LoadOperand) -> str:
     """The name of what an operand load brings: equal names, equal bytes in the same layout."""
-    storage = work.operands[action.operand]
-    assert storage is not None
+    storage = work.storage(action)
     seen = storage.seen_as(action.shape)
     assert seen is not None
     found = seen.as_nchw(action.axes)

@@ -6,7 +6,7 @@ what other operations share the local memory: the scheduler decides that from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -158,3 +158,8 @@ class Variant:
     tile: Callable[[Box], TileProgram]
     fallback: bool = False
     preferred: bool = False
+
+
+def usual_variants(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants that are no fallbacks; all of them where there is nothing else."""
+    return [v for v in variants if not v.fallback] or list(variants)

@@ -68,7 +68,6 @@ class Layout:
     """Whether stored results stay one slot longer, so that their transfer hides behind the next item."""
     blocks: dict[tuple[int, str], Block] = field(default_factory=dict)
     residents: dict[str, Block] = field(default_factory=dict)
-    producers: dict[str, int] = field(default_factory=dict)
     held: dict[tuple[int, str], Block] = field(default_factory=dict)
     loads: list[Load] = field(default_factory=list)
     sources: dict[tuple[int, str], Block] = field(default_factory=dict)
@@ -81,8 +80,9 @@ class Layout:
                 continue
             ahead = leading_loads(item.program)
             constant = {b for b, actions in ahead.items() if all(isinstance(a, LoadConstant) for a in actions)}
+            shared = {b: k for b, k in single_loads(item.program, item.compute).items() if k in item.held}
             for buffer in sorted(item.program.buffers, key=lambda b: b.name not in constant):  # they wait for nothing
-                self._buffer(index, item, buffer, ahead.get(buffer.name, []))
+                self._buffer(index, item, buffer, ahead.get(buffer.name, []), shared.get(buffer.name))
             self._separate(index, item.program.buffers)
 
     def _new(self, index: int, buffer: Buffer) -> Block:
@@ -90,7 +90,8 @@ class Layout:
         self.every.append(block)
         return block
 
-    def _buffer(self, index: int, item: Item, buffer: Buffer, actions: list[Action]) -> None:
+    def _buffer(self, index: int, item: Item, buffer: Buffer, actions: list[Action], key: str | None) -> None:
+        """`key` is what the buffer's content is called if it is shared with other items of the group."""
         name = buffer.name
         resident = item.inputs.get(name)
         if resident is not None and _is_whole(actions, resident):
@@ -98,7 +99,6 @@ class Layout:
             block.last = max(block.last, index)
             self.blocks[index, name] = block
             return
-        key = _held_key(item, name) if item.held else None
         if key is not None and (item.group, key) in self.held:
             block = self.held[item.group, key]
             block.last = max(block.last, index)
@@ -151,13 +151,6 @@ def _is_whole(actions: Sequence[Action], resident: Resident) -> bool:
     return action.into is None and action.row_step == 1 and action.box == resident.box
 
 
-def _held_key(item: Item, buffer: str) -> str | None:
-    """The key under which what a buffer holds is shared with later items, None where it is not."""
-    assert item.program is not None
-    key = single_loads(item.program, item.compute).get(buffer)
-    return key if key in item.held else None
-
-
 def lay_out(items: Sequence[Item], chip: Chip) -> PlacedItems:
     """Blocks and load slots of all items. Raises NoRoom naming the item that does not fit."""
     for linger in (True, False):
@@ -203,9 +196,7 @@ def _advance(layout: Layout, timeline: Timeline) -> list[list[Load]]:
                 ready = max(ready, load.source.first + 1)
             for action in load.actions:
                 if isinstance(action, LoadOperand) and load.source is None:
-                    storage = item.compute.operands[action.operand]
-                    assert storage is not None
-                    ready = max(ready, last_write.get(storage.buffer, -1) + 1)
+                    ready = max(ready, last_write.get(item.compute.storage(action).buffer, -1) + 1)
             timeline.advance(load.block, min(ready, load.block.first))
             earliest = load.block.first
             slots[load.block.first].append(load)
@@ -278,9 +269,7 @@ class Writer:
                     if resident is not None:
                         self._cut(index, action, resident, origin)
                     else:
-                        storage = item.compute.operands[action.operand]
-                        assert storage is not None
-                        self._transfer(index, action, storage, origin)
+                        self._transfer(index, action, item.compute.storage(action), origin)
                 case StoreResult():
                     if action.buffer in item.stored:
                         self._transfer(index, action, item.compute.result, origin)
@@ -325,9 +314,7 @@ class Writer:
 
     def _cut(self, index: int, action: LoadOperand, resident: Resident, origin: str) -> None:
         """A box cut out of a resident, moved between lanes by the DMA engine."""
-        storage = self.items[index].compute.operands[action.operand]
-        assert storage is not None
-        itemsize = storage.dtype.itemsize
+        itemsize = self.items[index].compute.storage(action).dtype.itemsize
         source = self.placed.sources[index, action.buffer]
         n, c, h, w = (a - b for a, b in zip(action.box.start, resident.box.start, strict=True))
         strides = aligned_strides(resident.box.dims, itemsize, self.chip)

@@ -11,7 +11,7 @@ from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import EMITTERS, view
-from tpu_deploy.codegen.program import LoadOperand, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.program import LoadOperand, StoreResult, TileProgram, Variant, usual_variants
 from tpu_deploy.codegen.tiles import Grid, boxes
 from tpu_deploy.codegen.views import Storage
 from tpu_deploy.codegen.works import Compute, Copy, FillMemory, Work
@@ -105,7 +105,7 @@ class Placer:
         return storage
 
     def compute(self, op: Operation) -> None:
-        """An operation with an emitter. Storages that none of its variants can be expressed on are copied."""
+        """An operation with an emitter. Storages that none of its usual variants can be expressed on are copied."""
         seen, result = view(self.network, op), op.results[0]
         variants = EMITTERS[op.name](seen, self.chip)
         operands = tuple(
@@ -113,13 +113,13 @@ class Placer:
             for tensor, value in zip(seen.operands, op.operands, strict=True)
         )
         target = self.target(result)
-        fitting = [v for v in variants if expressible(v, operands, target)]
-        if not fitting:
-            fitting = variants[-1:]
-            operands = self.settled(variants[-1], operands)
+        usual = usual_variants(variants)
+        if not any(expressible(v, operands, target) for v in usual):
+            operands = self.settled(usual[-1], operands)
         place = target
-        if not expressible(fitting[0], operands, target):
+        if not any(expressible(v, operands, target) for v in usual):
             place = self.fresh(f"{seen.result.name}_dense", target.dtype, target.shape)
+        fitting = [v for v in variants if expressible(v, operands, place)]
         self.works.append(Compute(seen, tuple(fitting), operands, place))
         if place is not target:
             self.works.append(Copy(seen.result.name, place, target))

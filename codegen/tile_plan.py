@@ -35,13 +35,23 @@ class TilePlan:
     held: frozenset[str]
 
 
+def constant_row(load: LoadConstant, chip: Chip) -> int:
+    """Bytes that loading a constant writes in each of its lanes."""
+    rows, words = transfers.constant_shape(load.lanes, load.row_bytes, chip)
+    return rows * words * 4
+
+
+def constant_traffic(program: TileProgram, chip: Chip) -> int:
+    """Bytes of all lanes that loading a program's constants moves."""
+    return sum(constant_row(a, chip) * a.lanes for a in program.actions if isinstance(a, LoadConstant))
+
+
 def grown(program: TileProgram, chip: Chip) -> TileProgram:
     """The program with buffers grown to what loading their constants writes."""
     needed: dict[str, int] = {}
     for action in program.actions:
         if isinstance(action, LoadConstant):
-            rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
-            needed[action.buffer] = max(rows * words * 4, needed.get(action.buffer, 0))
+            needed[action.buffer] = max(constant_row(action, chip), needed.get(action.buffer, 0))
     buffers = tuple(replace(b, bytes=max(b.bytes, needed.get(b.name, 0))) for b in program.buffers)
     return replace(program, buffers=buffers)
 
@@ -68,14 +78,10 @@ def single_loads(program: TileProgram, work: Compute) -> dict[str, str]:
 def _bytes(action: Action, work: Compute, chip: Chip) -> int:
     """Bytes a transfer moves."""
     if isinstance(action, LoadConstant):
-        rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
-        return rows * words * action.lanes * 4
-    if isinstance(action, StoreResult):
-        return prod(action.box.dims) * work.result.dtype.itemsize
-    if isinstance(action, LoadOperand):
-        storage = work.operands[action.operand]
-        assert storage is not None
-        return prod(action.dims) * storage.dtype.itemsize
+        return constant_row(action, chip) * action.lanes
+    if isinstance(action, LoadOperand | StoreResult):
+        dims = action.box.dims if isinstance(action, StoreResult) else action.dims
+        return prod(dims) * work.storage(action).dtype.itemsize
     return 0
 
 

@@ -37,8 +37,7 @@ def _pays(work: Compute, action: LoadOperand | StoreResult) -> bool:
     if isinstance(action, LoadOperand) and (action.into is not None or action.row_step != 1):
         return False
     n, c, h, w = action.box.dims
-    storage = work.result if isinstance(action, StoreResult) else work.operands[action.operand]
-    assert storage is not None
+    storage = work.storage(action)
     if (h, w) != (1, 1) or c < FEWEST_CHANNELS or n * c * storage.dtype.itemsize > MOST_ROW_BYTES:
         return False
     seen = storage.seen_as(action.shape)
@@ -65,9 +64,7 @@ def through_rows(
         if not wanted or not isinstance(action, LoadOperand | StoreResult) or not _pays(work, action):
             actions.append(action)
             continue
-        storage = work.result if isinstance(action, StoreResult) else work.operands[action.operand]
-        assert storage is not None
-        box, dtype = _row(action.box), storage.dtype
+        box, dtype = _row(action.box), work.storage(action).dtype
         row = row_of(action.buffer, box.dims, dtype.itemsize)
         channels, line = Local(action.buffer, action.box.dims, dtype), Local(row.name, box.dims, dtype)
         moved = replace(action, axes=_row_axes(action.axes), box=box, buffer=row.name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tpu_deploy.chips import Chip
-from tpu_deploy.codegen import tile_plan, transfers
+from tpu_deploy.codegen import tile_plan
 from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.views import Box, Dims, Storage
 from tpu_deploy.codegen.works import Compute
@@ -53,8 +53,7 @@ class Whole:
         written = {w.buffer for a in self.program.actions if isinstance(a, Step) for w in a.writes}
         places = {}
         for buffer, loads in found.items():
-            storage = self.work.operands[loads[0].operand]
-            assert storage is not None
+            storage = self.work.storage(loads[0])
             plain = len(loads) == 1 and loads[0].into is None and loads[0].row_step == 1 and buffer not in written
             places[buffer] = (place_of(storage, loads[0].shape, loads[0].axes) if plain else None, loads[0])
         return places
@@ -72,18 +71,6 @@ class Whole:
         n, c, h, w = self.variant.tiling.dims
         return min(self.images, n), c, h, w
 
-    def source(self, load: LoadOperand) -> str:
-        """The buffer of global memory a load reads."""
-        storage = self.work.operands[load.operand]
-        assert storage is not None
-        return storage.buffer
-
-    def itemsize(self, load: LoadOperand) -> int:
-        """Bytes of an element of what a load brings."""
-        storage = self.work.operands[load.operand]
-        assert storage is not None
-        return storage.dtype.itemsize
-
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Bytes of each buffer."""
@@ -92,22 +79,12 @@ class Whole:
     @cached_property
     def constant_bytes(self) -> int:
         """Bytes of all lanes that loading the constants moves."""
-        return constant_traffic(self.program, self.chip)
+        return tile_plan.constant_traffic(self.program, self.chip)
 
     @cached_property
-    def constants(self) -> dict[str, str]:
-        """Buffer of each constant, and its key."""
-        return {a.buffer: a.key for a in self.program.actions if isinstance(a, LoadConstant)}
-
-
-def constant_traffic(program: TileProgram, chip: Chip) -> int:
-    """Bytes of all lanes that loading a program's constants moves."""
-    total = 0
-    for action in program.actions:
-        if isinstance(action, LoadConstant):
-            rows, words = transfers.constant_shape(action.lanes, action.row_bytes, chip)
-            total += rows * words * 4 * action.lanes
-    return total
+    def constants(self) -> set[str]:
+        """Buffers of constants."""
+        return {a.buffer for a in self.program.actions if isinstance(a, LoadConstant)}
 
 
 def grown(variant: Variant, chip: Chip) -> Variant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tpu_deploy.codegen.emitters.operation import OperationView
-from tpu_deploy.codegen.program import Variant
+from tpu_deploy.codegen.program import LoadOperand, StoreResult, Variant
 from tpu_deploy.codegen.views import Storage
 
 
@@ -17,6 +17,12 @@ class Compute:
     variants: tuple[Variant, ...]
     operands: tuple[Storage | None, ...]
     result: Storage
+
+    def storage(self, action: LoadOperand | StoreResult) -> Storage:
+        """Where what a transfer reads or writes lies."""
+        storage = self.result if isinstance(action, StoreResult) else self.operands[action.operand]
+        assert storage is not None, "constants are not loaded as operands"
+        return storage
 
 
 @dataclass(frozen=True)
