@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpu_deploy.chips import Chip
@@ -10,11 +11,12 @@ from tpu_deploy.codegen import global_memory
 from tpu_deploy.codegen.assemble import encode_groups
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, KernelModule, Net, Stage, TensorInfo
 from tpu_deploy.codegen.commands import PlannedCommand, Space
-from tpu_deploy.codegen.grouping import Planner
+from tpu_deploy.codegen.grouping import Group, Planner
 from tpu_deploy.codegen.items import Item
-from tpu_deploy.codegen.sequence import NoRoom, PlacedItems, Writer, lay_out
+from tpu_deploy.codegen.sequence import LocalBlock, NoRoom, PlacedItems, Writer, lay_out
 from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
+from tpu_deploy.codegen.works import Compute
 from tpu_deploy.ir.network import Network, uniform_of
 
 PAGE = 4096
@@ -35,12 +37,31 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
+class LayerGroup:
+    """Operations, named by the values they compute, whose values meet in local memory.
+
+    They run in `slices` of the batch, one after another; 0 slices: one operation cut into tiles, or moved by the DMA
+    engine alone.
+    """
+
+    operations: tuple[str, ...]
+    slices: int
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """A bmodel, with the commands behind its bits in program order and the memory it takes."""
+    """A bmodel, with the commands behind its bits in program order and the memory it takes.
+
+    `command_groups` holds the number of the layer group of each command: loads run ahead, so the commands of two groups
+    are interleaved. `blocks` tell what lies where in local memory, from which command to which.
+    """
 
     bmodel: Bmodel
     commands: tuple[PlannedCommand, ...]
     memory: MemoryUse
+    groups: tuple[LayerGroup, ...]
+    command_groups: tuple[int, ...]
+    blocks: tuple[LocalBlock, ...]
 
 
 def _tensors(
@@ -62,15 +83,24 @@ def _tensors(
     return tuple(inputs), tuple(outputs)
 
 
-def arrange(placement: Placement, chip: Chip) -> tuple[list[Item], PlacedItems]:
-    """Items and their places in local memory. Groups that cannot be placed are divided until they can."""
+def _layer_groups(planner: Planner, groups: Sequence[Group]) -> list[LayerGroup]:
+    found = []
+    for group in groups:
+        works = planner.works[group.start : group.stop]
+        names = tuple(work.view.result.name if isinstance(work, Compute) else work.name for work in works)
+        found.append(LayerGroup(names, planner.batch // group.images if group.images else 0))
+    return found
+
+
+def arrange(placement: Placement, chip: Chip) -> tuple[list[LayerGroup], list[Item], PlacedItems]:
+    """Groups, items and their places in local memory. Groups that cannot be placed are divided until they can."""
     outputs = frozenset(s.buffer for s in placement.outputs)
     planner = Planner(placement.works, outputs, chip)
     while True:
         groups = planner.groups()
         items = planner.items(groups)
         try:
-            return items, lay_out(items, chip)
+            return _layer_groups(planner, groups), items, lay_out(items, chip)
         except NoRoom as problem:
             planner.refuse(groups[items[problem.item].group])
 
@@ -84,7 +114,7 @@ def compile_network(
     """
     target = chip_named(chip)
     placement = place(network, target)
-    items, placed = arrange(placement, target)
+    groups, items, placed = arrange(placement, target)
     plan = global_memory.assign(global_memory.lifetimes(placement, items))
     writer = Writer(items, placed, target, plan.offsets, placement.constants)
     commands = writer.write()
@@ -93,9 +123,9 @@ def compile_network(
     bases = {Space.COEFFICIENTS: target.global_base, Space.CONTEXT: context}
     streams = encode_groups(commands, bases, target)
     inputs, outputs = _tensors(network, placement, plan, context)
-    groups = tuple(CommandGroup(s.tiu, s.gdma, s.tiu_count, s.gdma_count) for s in streams)
+    queues = tuple(CommandGroup(s.tiu, s.gdma, s.tiu_count, s.gdma_count) for s in streams)
     coefficients = Coefficients(target.global_base, data) if data else None
-    stage = Stage(inputs, outputs, context, max(plan.size, PAGE), coefficients, groups)
+    stage = Stage(inputs, outputs, context, max(plan.size, PAGE), coefficients, queues)
     bmodel = Bmodel(
         chip=target.bmodel_name,
         nets=(Net(name or network.name, (stage,)),),
@@ -103,4 +133,5 @@ def compile_network(
         kernel_module=kernel_module,
     )
     memory = MemoryUse(len(data), plan.size, plan.lower_bound, placed.peak, placed.lower_bound)
-    return Compiled(bmodel, tuple(commands), memory)
+    blocks = tuple(writer.local_blocks())
+    return Compiled(bmodel, tuple(commands), memory, tuple(groups), tuple(writer.groups), blocks)

@@ -205,6 +205,21 @@ def _advance(layout: Layout, timeline: Timeline) -> list[list[Load]]:
     return slots
 
 
+@dataclass(frozen=True)
+class LocalBlock:
+    """Bytes [offset, offset + bytes) of every lane, in use from command `first` to command `last`, both included.
+
+    `operation` is the value being computed, `buffer` what its emitter calls the block.
+    """
+
+    operation: str
+    buffer: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
 class Writer:
     """Writes the commands of placed items."""
 
@@ -223,6 +238,9 @@ class Writer:
         self.constants = constants
         self.coefficients = CoefficientLayout(chip)
         self.commands: list[PlannedCommand] = []
+        self.groups: list[int] = []
+        """The layer group of each command."""
+        self._touched: dict[int, tuple[Block, int, int]] = {}
 
     def where(self, buffer: str) -> Address:
         """Where a buffer of global memory starts."""
@@ -235,6 +253,7 @@ class Writer:
         for index, item in enumerate(self.items):
             for load in self.placed.loads[index]:
                 self._actions(load.item, load.actions)
+                self._note_group(self.items[load.item])
             if isinstance(item.work, Copy):
                 ends = ((self.where(s.buffer), s) for s in (item.work.source, item.work.target))
                 source, target = ends
@@ -246,12 +265,42 @@ class Writer:
                 assert item.program is not None
                 ahead = {id(a) for actions in leading_loads(item.program).values() for a in actions}
                 self._actions(index, [a for a in item.program.actions if id(a) not in ahead])
+            self._note_group(item)
         return self.commands
+
+    def local_blocks(self) -> list[LocalBlock]:
+        """Every block of local memory that a command touches, by its first one."""
+        found = []
+        for block, first, last in sorted(self._touched.values(), key=lambda t: (t[1], t[0].offset)):
+            index, _, buffer = block.name.partition(":")
+            origin = self.items[int(index)].compute.view.result.name
+            found.append(LocalBlock(origin, buffer, block.offset, block.bytes, first, last))
+        return found
+
+    def _note_group(self, item: Item) -> None:
+        """Commands written since the last note belong to an item's group."""
+        self.groups += [item.group] * (len(self.commands) - len(self.groups))
+
+    def _note_touched(self, index: int, action: Action, start: int) -> None:
+        """The commands from `start` on touch the blocks of an action."""
+        stop = len(self.commands) - 1
+        if stop < start:
+            return
+        if isinstance(action, Step):
+            blocks = [self._block(index, access.buffer) for access in (*action.reads, *action.writes)]
+        else:
+            blocks = [self._block(index, action.buffer)]
+            if isinstance(action, LoadOperand) and (index, action.buffer) in self.placed.sources:
+                blocks.append(self.placed.sources[index, action.buffer])
+        for block in blocks:
+            first = self._touched[id(block)][1] if id(block) in self._touched else start
+            self._touched[id(block)] = (block, first, stop)
 
     def _actions(self, index: int, actions: Sequence[Action]) -> None:
         item = self.items[index]
         origin = item.compute.view.result.name
         for action in actions:
+            start = len(self.commands)
             match action:
                 case Step():
                     self.commands.append(self._step(index, action, origin))
@@ -273,6 +322,7 @@ class Writer:
                 case StoreResult():
                     if action.buffer in item.stored:
                         self._transfer(index, action, item.compute.result, origin)
+            self._note_touched(index, action, start)
 
     def _block(self, index: int, buffer: str) -> Block:
         return self.placed.blocks[index, buffer]
