@@ -10,13 +10,14 @@ from xdsl.dialects.builtin import Float32Type, StringAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
+from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, is_absent, name_of, named, shape_of, tensor_type, uniform_of
 from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.ir.weights import Array
 from tpu_deploy.quant.plan import LIMITS, QuantizationPlan, TensorQuantization
 from tpu_deploy.quant.ranges import reach
-from tpu_deploy.quant.weights import IntegerProduct, requantization
+from tpu_deploy.quant.weights import IntegerProduct, chosen_product, integer_product, requantization
 
 SATURATION_TOLERANCE = 0.01
 """How far, relative to the limit, saturation may clip beside a ReLU's limit: scales around additions move by 0.5 %."""
@@ -132,6 +133,24 @@ class Builder:
     def typed(self, value: SSAValue, quantization: TensorQuantization) -> SSAValue:
         """`value` itself with another element type."""
         return Rewriter.replace_value_with_new_type(value, tensor_type(shape_of(value), uniform(quantization)))
+
+    def integers(
+        self, op: Operation, weights: Array, bias: Array | None, channel_axis: int, x: TensorQuantization
+    ) -> IntegerProduct:
+        """The integer weights of `op`, a product of x with float `weights` and `bias`: the plan's where it chose them.
+
+        Raises BadInput naming the operation when the plan's do not fit it.
+        """
+        y, chosen = self.direct(op), self.plan.weights.get(name_of(op))
+        if chosen is None:
+            return integer_product(weights, bias, channel_axis, x, y, self.plan.weight_method)
+        channels = (weights.shape[channel_axis],)
+        if (chosen.weights.shape, chosen.scales.shape, chosen.bias.shape) != (weights.shape, channels, channels):
+            raise BadInput(f"quantization plan: weights of {name_of(op)} have other shapes than the network's")
+        try:
+            return chosen_product(chosen, channel_axis, x, y)
+        except ValueError as error:
+            raise BadInput(f"quantization plan: weights of {name_of(op)}: {error}; choose them again") from error
 
     def weights(self, op: Operation, name: str, integers: IntegerProduct) -> list[SSAValue]:
         """The weights of an integer product as operands: weights (called `name`), bias, multiplier, rshift."""

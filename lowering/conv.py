@@ -15,7 +15,7 @@ from tpu_deploy.ir.weights import Array
 from tpu_deploy.lowering.builder import Builder
 from tpu_deploy.lowering.registry import lowers
 from tpu_deploy.quant.plan import TensorQuantization
-from tpu_deploy.quant.weights import IntegerProduct, integer_product
+from tpu_deploy.quant.weights import IntegerProduct
 
 INT16_MAX = 32767
 
@@ -48,7 +48,7 @@ def product(
 ) -> None:
     """A `tpu.Conv2D` of the first operand of `op` with float `filters` (oc, c / group, kh, kw) and `bias` (oc)."""
     x, y = builder.quantization(op.operands[0]), builder.direct(op)
-    integers = integer_product(filters, bias, 0, x, y, builder.plan.weight_method)
+    integers = builder.integers(op, filters, bias, 0, x)
     if filters.shape[1] == 1 and attributes["group"] == filters.shape[0] > 1:
         integers, attributes["acc_shift"] = narrowed(integers, x, y)
     builder.produce(op, "tpu.Conv2D", [builder.operand(op), *builder.weights(op, "filter", integers)], attributes)
@@ -83,7 +83,7 @@ def per_channel(builder: Builder, op: Operation, index: int, scale: Array, bias:
     shape = shape_of(value)
     n, c = shape[:2]
     x, y = builder.quantization(value), builder.direct(op)
-    integers = integer_product(scale.reshape(c, 1, 1, 1), bias, 0, x, y, builder.plan.weight_method)
+    integers = builder.integers(op, scale.reshape(c, 1, 1, 1), bias, 0, x)
     attributes: dict[str, int | Sequence[int]] = {
         "kernel_shape": [1, 1],
         "strides": [1, 1],

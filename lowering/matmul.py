@@ -10,7 +10,6 @@ from tpu_deploy.ir.network import Network, is_absent, shape_of
 from tpu_deploy.ir.weights import Array
 from tpu_deploy.lowering.builder import Builder
 from tpu_deploy.lowering.registry import lowers
-from tpu_deploy.quant.weights import integer_product
 
 
 def has_computed_right(network: Network, op: Operation) -> bool:
@@ -44,8 +43,7 @@ def matrix_product(builder: Builder, op: Operation) -> None:
     columns = int(matrix.shape[1])
     bias = builder.constant(op.operands[2])
     offsets = None if bias is None else np.broadcast_to(bias.reshape(-1), (columns,))
-    x, y = builder.quantization(op.operands[0]), builder.direct(op)
-    integers = integer_product(matrix, offsets, 1, x, y, builder.plan.weight_method)
+    integers = builder.integers(op, matrix, offsets, 1, builder.quantization(op.operands[0]))
     operands = [builder.operand(op), *builder.weights(op, "right", integers)]
     rows = shape_of(op.operands[0])[:-1]
     builder.produce(op, "tpu.MatMul", operands, shape=(*rows, columns))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from tpu_deploy.errors import BadInput
+from tpu_deploy.files import replacing
+from tpu_deploy.ir.weights import WeightStore
 
 PRECISIONS = ("INT8", "F32")
 """Precisions an operation can be planned in, spelt as in the vendor's quantize tables."""
@@ -47,31 +55,93 @@ class TensorQuantization:
 FLOAT32 = TensorQuantization("float32")
 
 
+@dataclass(frozen=True, eq=False)
+class ChosenWeights:
+    """Integer weights of one operation that were chosen otherwise than by rounding each to nearest.
+
+    `weights` int8 in the layout of the operation's own; the product in reals is
+    `sum(x * weights) * scales + bias` per output channel, x in reals, scales and bias float64 (channels). A scale may
+    hold a correction of the channel's gain, and a bias one of its mean.
+    """
+
+    weights: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all three arrays are the same, shapes and bits."""
+        if not isinstance(other, ChosenWeights):
+            return NotImplemented
+        pairs = ((self.weights, other.weights), (self.scales, other.scales), (self.bias, other.bias))
+        return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """Types by value name, precisions by operation name (the name of its first result), and how weights are rounded.
+    """Types by value name, precisions and chosen weights by operation name (the name of its first result).
 
     A value that a float operation makes and an INT8 operation reads has the quantized type that the cast between them
-    takes; a value no INT8 operation touches is float32.
+    takes; a value no INT8 operation touches is float32. Weights that `weights` does not name are rounded by
+    `weight_method`.
     """
 
     tensors: Mapping[str, TensorQuantization]
     operations: Mapping[str, str]
     weight_method: str = "mse"
+    weights: Mapping[str, ChosenWeights] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON-able data; `from_json` reads it back."""
+        """The plan as JSON-able data without the arrays of its weights, which `arrays` holds."""
         return {
             "tensors": {name: asdict(t) for name, t in self.tensors.items()},
             "operations": dict(self.operations),
             "weight_method": self.weight_method,
+            "chosen_weights": list(self.weights),
         }
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of the chosen weights, each under its operation's name and its own."""
+        return {f"{name}.{part}": getattr(w, part) for name, w in self.weights.items() for part in _PARTS}
+
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> QuantizationPlan:
-        """The plan that `to_json` wrote."""
+    def from_json(
+        cls, data: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> QuantizationPlan:
+        """The plan that `to_json` and `arrays` gave."""
+        held = arrays or {}
+        chosen = {n: ChosenWeights(*(held[f"{n}.{part}"] for part in _PARTS)) for n in data.get("chosen_weights", ())}
         return cls(
             {name: TensorQuantization(**t) for name, t in data["tensors"].items()},
             dict(data["operations"]),
             data["weight_method"],
+            chosen,
         )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan as JSON, and the arrays of chosen weights, if any, to `weights_path(path)` beside it."""
+        if self.weights:
+            WeightStore(self.arrays()).save(weights_path(path))
+        with replacing(path) as stream:
+            stream.write(f"{json.dumps(self.to_json(), indent=1)}\n".encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> QuantizationPlan:
+        """The plan that `save` wrote, bit for bit. Raises BadInput for files that hold none."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            arrays = WeightStore.load(weights_path(path)) if data.get("chosen_weights") else None
+            return cls.from_json(data, arrays)
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({error.strerror or error}); give a quantization plan") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{path}: is no quantization plan ({error}); write it anew") from error
+
+
+_PARTS = ("weights", "scales", "bias")
+
+
+def weights_path(path: str | os.PathLike[str]) -> Path:
+    """Where the chosen weights of the plan at `path` lie."""
+    return Path(path).with_name(f"{Path(path).name}.weights.npz")

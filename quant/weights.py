@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tpu_deploy.numbers import fixed_point
-from tpu_deploy.quant.plan import LIMITS, TensorQuantization
+from tpu_deploy.quant.plan import LIMITS, ChosenWeights, TensorQuantization
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -81,18 +81,56 @@ def integer_product(
     accumulator gets a wider weight scale.
     """
     floats = weights.astype(np.float32, copy=False)
-    channels = floats.reshape(floats.shape[0], -1) if channel_axis == 0 else floats
-    offsets = np.zeros(weights.shape[channel_axis]) if bias is None else bias.astype(np.float64).reshape(-1)
     axis = 1 if channel_axis == 0 else 0
+    channels = _channels(floats, axis)
+    offsets = np.zeros(weights.shape[channel_axis]) if bias is None else bias.astype(np.float64).reshape(-1)
     scales = _channel_limits(channels, axis, method) / WEIGHT_LIMIT
     scales = np.maximum(scales, _least_scales(channels, axis, offsets, x))
     scales = np.maximum(scales, max(FINEST / np.sqrt(channels.shape[axis]) * y.scale / x.scale, ZERO))
     quantized = _rounded(channels, axis, scales)
+    return _product(quantized.reshape(weights.shape), axis, scales, offsets, x, y)
+
+
+def _product(
+    quantized: npt.NDArray[np.int8],
+    axis: int,
+    scales: Float64Array,
+    offsets: Float64Array,
+    x: TensorQuantization,
+    y: TensorQuantization,
+) -> IntegerProduct:
     integer_bias = np.rint(offsets / (x.scale * scales)).astype(np.int64)
     if x.zero_point:
-        integer_bias -= x.zero_point * quantized.sum(axis, dtype=np.int64)
+        integer_bias -= x.zero_point * _channels(quantized, axis).sum(axis, dtype=np.int64)
     multiplier, rshift = requantization(x.scale * scales / y.scale)
-    return IntegerProduct(quantized.reshape(weights.shape), integer_bias.astype(np.int32), multiplier, rshift)
+    return IntegerProduct(quantized, integer_bias.astype(np.int32), multiplier, rshift)
+
+
+def chosen_product(
+    chosen: ChosenWeights, channel_axis: int, x: TensorQuantization, y: TensorQuantization
+) -> IntegerProduct:
+    """The integers of weights that were chosen already, on x. Raises ValueError where a sum could leave its limit."""
+    axis = 1 if channel_axis == 0 else 0
+    reach = accumulator_reach(chosen, channel_axis, x)
+    if not (reach <= ACCUMULATOR_LIMIT).all():
+        raise ValueError(f"sums of channel {int(np.argmax(reach))} can leave the 32-bit accumulator")
+    return _product(chosen.weights, axis, chosen.scales, chosen.bias, x, y)
+
+
+def accumulator_reach(chosen: ChosenWeights, channel_axis: int, x: TensorQuantization) -> Float64Array:
+    """The largest magnitude that a sum of each channel can reach in any order of summation."""
+    low, high = LIMITS[x.dtype]
+    axis = 1 if channel_axis == 0 else 0
+    magnitudes = np.abs(_channels(chosen.weights, axis).astype(np.int64)).sum(axis)
+    reach: Float64Array = magnitudes * (max(-low, high) + abs(x.zero_point)) + np.abs(chosen.bias) / (
+        x.scale * chosen.scales
+    )
+    return reach
+
+
+def _channels(weights: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """Weights as a matrix whose terms of a sum lie along `axis`."""
+    return weights.reshape(len(weights), -1) if axis == 1 else weights
 
 
 def _least_scales(channels: Float32Array, axis: int, bias: Float64Array, x: TensorQuantization) -> Float64Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +129,8 @@ def find_ranges(build: Build) -> None:
 def plan_types(build: Build) -> None:
     """Plan types and precisions."""
     build.plan = make_plan(build.top, build.table)
-    _dump_text(build, "3_quantization.json", lambda: [json.dumps(build.plan.to_json(), indent=1)])
+    if build.request.dump_ir is not None:
+        build.plan.save(made_folder(build.request.dump_ir, "--dump-ir") / "3_quantization.json")
 
 
 def lower(build: Build) -> None:
