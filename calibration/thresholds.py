@@ -1,9 +1,10 @@
-"""Thresholds of all tensors from their statistics: max, percentile, kl and mse, each vectorized over the tensors.
+"""Thresholds of all tensors from their statistics: max, percentile, kl, mse and aciq, vectorized over the tensors.
 
 A threshold is the magnitude that maps to the end of the integer grid: to 127 for signed tensors, to 255 for those whose
 exact minimum is not negative. Larger magnitudes saturate.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,8 @@ def thresholds(statistics: Statistics, method: str = "mse", **options: Any) -> d
 
     max: the largest magnitude. percentile (`percentile`=99.99): the magnitude that so many percent of the values do not
     exceed. kl (`bins`=2048, `levels`=128): the least divergence of the quantized distribution from the clipped one.
-    mse: the least mean squared error on the very integer grid, clipping and rounding together.
+    mse: the least mean squared error on the very integer grid, clipping and rounding together. aciq: the same in closed
+    form for the Laplace or the normal distribution, whichever has the tensor's moments.
     Raises BadInput for an unknown method or option. Cost: below 0.1 s for a hundred tensors.
     """
     if method not in METHODS:
@@ -232,6 +234,47 @@ class SquaredError:
         return error
 
 
+def by_moments(magnitudes: Magnitudes) -> Reals:
+    """The thresholds, in bins, (tensors,), of least squared error if the values were Laplacian or normal.
+
+    Which of the two is told by E[x^2] / E[|x|]^2, which is 2 for the one and pi / 2 for the other. Exact zeros count
+    for neither moment: they are neither clipped nor rounded.
+    Source: Banner, Nahshan, Soudry, Post training 4-bit quantization of convolutional networks (ACIQ), NeurIPS 2019.
+    """
+    counts, extents, lower = magnitudes.counts, magnitudes.extents, np.arange(BINS)
+    number = np.maximum(counts.sum(axis=1), 1.0)
+    mean = (counts * (lower + extents / 2)).sum(axis=1) / number
+    square = (counts * (lower**2 + lower * extents + extents**2 / 3)).sum(axis=1) / number
+    grids = {levels: _clips(levels) for levels in (SIGNED_LEVELS, UNSIGNED_LEVELS)}
+    laplace, normal = np.array([grids[int(levels)] for levels in magnitudes.levels]).T
+    is_laplace = square > math.sqrt(math.pi) * mean**2
+    found: Reals = np.where(is_laplace, laplace * mean, normal * np.sqrt(square))
+    return found
+
+
+def _clips(levels: int) -> tuple[float, float]:
+    """Where a grid of `levels` steps best ends: in mean magnitudes of a Laplacian, and in deviations of a normal.
+
+    There the loss by clipping falls as fast as the rounding noise T^2 / (12 levels^2) rises with the threshold T.
+    """
+
+    def laplacian_fall(threshold: float) -> float:
+        return 2 * math.exp(-threshold)
+
+    def normal_fall(threshold: float) -> float:
+        density, beyond = math.sqrt(2 / math.pi) * math.exp(-(threshold**2) / 2), math.erfc(threshold / math.sqrt(2))
+        return 2 * (density - threshold * beyond)
+
+    def balance(fall: Callable[[float], float]) -> float:
+        low, high = 1.0, 20.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if middle / (6 * levels**2) < fall(middle) else (low, middle)
+        return low
+
+    return balance(laplacian_fall), balance(normal_fall)
+
+
 def _running(values: Reals) -> Reals:
     """Sums of the first 0, 1, ... values of each row."""
     sums = np.zeros((values.shape[0], values.shape[1] + 1))
@@ -248,4 +291,5 @@ METHODS: dict[str, Callable[..., Reals]] = {
     "percentile": by_percentile,
     "kl": by_divergence,
     "mse": by_squared_error,
+    "aciq": by_moments,
 }

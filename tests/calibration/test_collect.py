@@ -8,7 +8,7 @@ from tpu_deploy.calibration import CalibrationTable, Statistics, collect_statist
 from tpu_deploy.calibration.activations import observe
 from tpu_deploy.calibration.histogram import BINS
 from tpu_deploy.calibration.network import Network
-from tpu_deploy.calibration.thresholds import Magnitudes, SquaredError, thresholds
+from tpu_deploy.calibration.thresholds import METHODS, Magnitudes, SquaredError, thresholds
 from tpu_deploy.errors import BadInput, CheckFailed
 
 TENSORS = ["x", "relu0", "conv1", "sum", "mean", "flat", "logits"]
@@ -298,7 +298,7 @@ def test_all_methods_come_from_one_pass(small_network, pictures, tmp_path):
     statistics = collect_statistics(small_network(), pictures)
     statistics.save(tmp_path / "s.npz")
     again = Statistics.load(tmp_path / "s.npz")
-    for method in ("max", "percentile", "kl", "mse"):
+    for method in METHODS:
         table = CalibrationTable.of(again, method)
         assert list(table) == TENSORS
         assert (table.method, table.samples, table.model_hash) == (method, 12, statistics.model_hash)

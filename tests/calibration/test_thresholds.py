@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tpu_deploy.calibration.histogram import Histogram
 from tpu_deploy.calibration.statistics import Statistics
-from tpu_deploy.calibration.thresholds import SMALLEST_THRESHOLD, Magnitudes, by_divergence, thresholds
+from tpu_deploy.calibration.thresholds import METHODS, SMALLEST_THRESHOLD, Magnitudes, by_divergence, thresholds
 from tpu_deploy.errors import BadInput
 
 
@@ -110,15 +110,33 @@ def test_kl_clips_an_outlier_and_keeps_a_uniform_range():
     assert found["t1"].threshold > 2.9
 
 
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("shape", ["laplace", "normal"])
+def test_aciq_finds_the_least_error_of_the_distribution_it_assumes(shape, rectified):
+    values = getattr(np.random.default_rng(4), shape)(scale=0.3, size=400_000)
+    values = (np.maximum(values, 0) if rectified else values).astype(np.float32).astype(np.float64)
+    found = thresholds(statistics_of(values), "aciq")["t0"].threshold
+    least = min(squared_error(values, candidate) for candidate in np.abs(values).max() * np.linspace(0.2, 1, 100))
+    assert squared_error(values, found) <= 1.1 * least  # three values or so lie beyond it, which is chance
+
+
+@pytest.mark.parametrize(("shape", "signed", "rectified"), [("laplace", 9.89, 11.16), ("normal", 3.92, 4.2)])
+def test_aciq_clips_where_the_tables_of_its_authors_say(shape, signed, rectified):
+    values = getattr(np.random.default_rng(4), shape)(size=500_000)
+    found = thresholds(statistics_of(values, np.abs(values)), "aciq")
+    assert found["t0"].threshold == pytest.approx(signed, rel=0.01)
+    assert found["t1"].threshold == pytest.approx(rectified, rel=0.01)
+
+
 @settings(derandomize=True, max_examples=20, deadline=None)
-@given(st.integers(-60, 60), st.sampled_from(["max", "percentile", "kl", "mse"]))
+@given(st.integers(-60, 60), st.sampled_from(list(METHODS)))
 def test_thresholds_scale_with_the_values(doublings, method):
     values = distributions()["heavy"][:2000].astype(np.float32).astype(np.float64)
     once, scaled = (thresholds(statistics_of(v), method)["t0"].threshold for v in (values, values * 2.0**doublings))
     assert scaled == pytest.approx(once * 2.0**doublings, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["max", "percentile", "kl", "mse"])
+@pytest.mark.parametrize("method", list(METHODS))
 def test_each_tensor_has_the_threshold_it_has_alone(method):
     tensors = list(distributions().values()) * 3
     together = thresholds(statistics_of(*tensors), method)
@@ -127,7 +145,7 @@ def test_each_tensor_has_the_threshold_it_has_alone(method):
         assert together[name].threshold == pytest.approx(alone.threshold, rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["max", "percentile", "kl", "mse"])
+@pytest.mark.parametrize("method", list(METHODS))
 def test_a_tensor_of_zeros_gets_a_positive_threshold_and_none_exceeds_the_largest_magnitude(method):
     found = thresholds(statistics_of(np.zeros(100), np.array([5.0]), np.array([-0.125, 0, 0, 0])), method)
     assert found["t0"].threshold == SMALLEST_THRESHOLD
@@ -138,7 +156,7 @@ def test_a_tensor_of_zeros_gets_a_positive_threshold_and_none_exceeds_the_larges
 @pytest.mark.parametrize(
     ("method", "options", "culprit"),
     [
-        ("entropy", {}, "'entropy'.*max, percentile, kl, mse"),
+        ("entropy", {}, "'entropy'.*max, percentile, kl, mse, aciq"),
         ("mse", {"percentile": 99}, "mse.*percentile"),
         ("percentile", {"percentile": 0}, "not at 0"),
         ("percentile", {"percentile": 101}, "not at 101"),

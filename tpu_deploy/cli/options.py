@@ -22,7 +22,7 @@ InputShape = Annotated[
     ),
 ]
 Samples = Annotated[int | None, typer.Option(metavar="N", help="Use the first N samples.  [default: all]")]
-Method = Annotated[str, typer.Option(help="Method of thresholds: max, percentile, kl or mse.")]
+Method = Annotated[str, typer.Option(help="Method of thresholds: max, percentile, kl, mse or aciq.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Samples run at once, where the model's batch is dynamic.")]
 Mean = Annotated[str | None, typer.Option(metavar="R,G,B", help="Images: subtracted from each channel, in 0..255.")]
 Scale = Annotated[str | None, typer.Option(metavar="R,G,B", help="Images: multiplied with each channel after that.")]
