@@ -39,6 +39,18 @@ def test_another_method_needs_no_samples(folder: Path, command: Command) -> None
     assert CalibrationTable.read(folder / "kl.table").method == "kl"
 
 
+def test_a_batch_left_open_is_one_and_said_to_be(folder: Path, command: Command) -> None:
+    saved(small_model("N"), folder / "open.onnx")
+    data, told = ("--data", "samples.npz"), "image: the model leaves the batch open, 1 is taken"
+    calibrated = command("calibrate", "open.onnx", *data, "-o", "open.table")
+    assert calibrated.code == 0 and told in calibrated.err
+    assert CalibrationTable.read(folder / "open.table").entries == CalibrationTable.read(folder / "model.table").entries
+    deployed = command("deploy", "open.onnx", *data, "-o", "open.bmodel", "--no-verify")
+    assert deployed.code == 0 and told in deployed.err
+    assert read_bmodel(folder / "open.bmodel").nets[0].stages[0].inputs[0].shape == (1, 3, 16, 16)
+    assert not command("deploy", "model.onnx", *data, "-o", "closed.bmodel", "--no-verify").told
+
+
 def test_a_table_in_tpu_mlir_names_is_read_back_as_our_own(folder: Path, command: Command) -> None:
     options = ("--data", "samples.npz", "-o", "theirs.table", "--tpu-mlir-names")
     assert command("calibrate", "model.onnx", *options).code == 0

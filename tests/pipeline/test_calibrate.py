@@ -67,6 +67,9 @@ def test_every_sample_is_reported(calibrated: Any) -> None:
         def samples(self, done: int, total: int | None, per_second: float) -> None:
             self.done.append((done, total))
 
+        def note(self, line: str) -> None:
+            pass
+
     heard = Listener()
     tpu_deploy.calibrate(calibrated.model, feeds(8), progress=heard)
     assert sorted(heard.done) == [(number, 8) for number in range(1, 9)]

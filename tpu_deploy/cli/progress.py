@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar when it is a terminal, otherwise nothing but a line for a finished calibration."""
+"""Progress on stderr: a bar when it is a terminal, otherwise nothing but a line at the end, and notes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Terminal:
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None
+        self._notes: list[str] = []
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = _bar()
@@ -32,6 +33,10 @@ class Terminal:
             count = f"{done} of {total}" if total else f"{done}"
             self._bar.update(self._task, completed=done, total=total, count=f"{count}, {per_second:.1f} images/s")
 
+    def note(self, line: str) -> None:
+        """Keeps what was decided for the end: a command that is refused says why, and nothing else."""
+        self._notes.append(line)
+
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
@@ -40,7 +45,11 @@ class Terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if self._last is not None and error is None:
+        if error is not None:
+            return
+        for line in self._notes:
+            print(line, file=sys.stderr)
+        if self._last is not None:
             print(f"calibrated {self._last[0]} samples, {self._last[1]:.1f} images/s", file=sys.stderr)
 
 

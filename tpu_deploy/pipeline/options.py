@@ -23,6 +23,9 @@ class Progress(Protocol):
     def samples(self, done: int, total: int | None, per_second: float) -> None:
         """So many of `total` samples (None: unknown) are calibrated, at this speed."""
 
+    def note(self, line: str) -> None:
+        """Something was decided that the user left open."""
+
 
 class Silent:
     """Progress that nobody hears."""
@@ -31,6 +34,9 @@ class Silent:
         """Nothing."""
 
     def samples(self, done: int, total: int | None, per_second: float) -> None:
+        """Nothing."""
+
+    def note(self, line: str) -> None:
         """Nothing."""
 
 

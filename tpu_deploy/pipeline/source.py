@@ -25,6 +25,7 @@ from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, is_absent, name_of, shape_of
 from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import refusals
+from tpu_deploy.pipeline.options import Progress
 
 Model = str | os.PathLike[str] | onnx.ModelProto
 InputShapes = Mapping[str, Sequence[int]]
@@ -84,14 +85,32 @@ class Source:
     def shapes_for_batch(self, given: InputShapes | None, batch: int) -> dict[str, tuple[int, ...]]:
         """`given` completed by the inputs whose only open dimension is the batch, which is set to `batch`."""
         shapes = {name: tuple(shape) for name, shape in (given or {}).items()}
-        initializers = {weight.name for weight in self.file.proto.graph.initializer}
-        for value in self.file.proto.graph.input:
-            if value.name in shapes or value.name in initializers:
-                continue
-            sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            if sizes and sizes[0] == 0 and all(sizes[1:]):
-                shapes[value.name] = (batch, *sizes[1:])
-        return shapes
+        return shapes | {name: (batch, *sizes) for name, sizes in self.open_batches(given).items()}
+
+    def open_batches(self, given: InputShapes | None) -> dict[str, tuple[int, ...]]:
+        """The inputs that leave nothing but their batch open, and that `given` does not settle: their other sizes."""
+        given, graph = given or {}, self.file.proto.graph
+        dims = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+        for weight in graph.initializer:
+            dims.pop(weight.name, None)
+        settled = {dims[name][0].dim_param for name in given if dims.get(name)} - {""}
+        return {
+            name: tuple(dim.dim_value for dim in sizes[1:])
+            for name, sizes in dims.items()
+            if name not in given
+            and sizes
+            and sizes[0].dim_value <= 0
+            and sizes[0].dim_param not in settled
+            and all(dim.dim_value > 0 for dim in sizes[1:])
+        }
+
+
+def settled_shapes(source: Source, given: InputShapes | None, batch: int, progress: Progress) -> InputShapes:
+    """`given` completed as `Source.shapes_for_batch` does it, which is told to `progress`."""
+    for name, sizes in source.open_batches(given).items():
+        example = ",".join(map(str, (batch + 3, *sizes)))
+        progress.note(f"{name}: the model leaves the batch open, {batch} is taken (--input-shape {name}={example})")
+    return source.shapes_for_batch(given, batch)
 
 
 def _hash(given: Path | onnx.ModelProto) -> str:

@@ -30,7 +30,7 @@ from tpu_deploy.pipeline.samples import (
     noise,
     samples_path,
 )
-from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs
+from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table
 from tpu_deploy.quant import QuantizationPlan, make_plan
 
@@ -92,7 +92,8 @@ def import_model(build: Build) -> None:
     """Import the ONNX model."""
     if build.request.calibration is not None:
         _ = build.request.source.hashing
-    build.top = build.request.source.network(build.request.input_shapes, build.request.chip)
+    shapes = settled_shapes(build.request.source, build.request.input_shapes, 1, build.request.progress)
+    build.top = build.request.source.network(shapes, build.request.chip)
     _dump(build, "1_top", build.top)
 
 

@@ -22,7 +22,7 @@ from tpu_deploy.frontend import export_onnx
 from tpu_deploy.ir.network import Network, is_absent, name_of
 from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
 from tpu_deploy.pipeline.samples import Data, held_back, keep, kept, samples_path
-from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs
+from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
 from tpu_deploy.pipeline.tpu_mlir_names import folded_tensors, names_by_value
 from tpu_deploy.quant.precision import precisions_of
 from tpu_deploy.quant.ranges import reach
@@ -64,7 +64,7 @@ def calibrate(
         raise BadInput("give either calibration data or the statistics of an earlier pass (--data or --statistics)")
     if data is not None:
         progress.stage("Import the ONNX model")
-        network = canonical_network(source, source.shapes_for_batch(input_shapes, batch_size))
+        network = canonical_network(source, settled_shapes(source, input_shapes, batch_size, progress))
         specs = input_specs(network)
         opened, first = held_back(calibration.open_samples(data, specs, preprocessing, samples), specs)
         progress.stage("Calibrate")
