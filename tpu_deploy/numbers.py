@@ -1,11 +1,20 @@
 """Integer and rounding arithmetic exactly as the chip performs it, vectorized over numpy arrays."""
 
 from enum import IntEnum
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+"""The upper half of a float32: 8 bits of exponent, 8 of significand."""
+
+TINY = np.finfo(np.float32).tiny
+"""The smallest normal float32."""
 
 MULTIPLIER_BITS = 23
 """Significant bits of a requantization multiplier.
@@ -110,3 +119,31 @@ def quantize(
 def dequantize(values: npt.NDArray[np.integer], scale: float, zero_point: int) -> npt.NDArray[np.float32]:
     """Integers as float32: `f32(values - zero_point) * f32(scale)`, one rounding."""
     return (values.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
+
+
+def flushed(values: Float32Array) -> Float32Array:
+    """`values` with denormals replaced by zeros of their sign, as the chip takes them; the array itself if none."""
+    small = np.abs(values) < TINY
+    return np.where(small, np.copysign(np.float32(0), values), values) if small.any() else values
+
+
+def widened(values: npt.NDArray[Any]) -> Float32Array:
+    """float32, float16 or BFLOAT16 numbers as float32, exactly; the array itself where it is float32."""
+    if values.dtype == BFLOAT16:
+        return (values.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def rounded(values: Float32Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """float32 numbers in the float type `dtype`, half to even; the array itself for float32.
+
+    float16 overflows to infinity; denormals of BFLOAT16 become zero.
+    """
+    kind = np.dtype(dtype)
+    if kind != BFLOAT16:
+        with np.errstate(over="ignore"):
+            return values.astype(kind, copy=False)
+    bits = values.view(np.uint32)
+    near = ((bits + (0x7FFF + (bits >> np.uint32(16) & np.uint32(1)))) >> np.uint32(16)).astype(np.uint16)
+    near = np.where(near & 0x7F80, near, near & 0x8000)
+    return np.where(np.isnan(values), np.uint16(0x7FFF), near).view(BFLOAT16)

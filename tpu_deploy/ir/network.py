@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BFloat16Type,
+    Float16Type,
     Float32Type,
     FusedLoc,
     IntegerType,
@@ -26,18 +28,23 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, OpResult, Region
 from tpu_deploy.ir import dialect, top, tpu
 from tpu_deploy.ir.quant_types import CalibratedType, UniformType
 from tpu_deploy.ir.weights import Array, WeightStore
+from tpu_deploy.numbers import BFLOAT16
 
 STRUCTURAL = frozenset({"top.Weight", "top.None", "top.Input", "func.return"})
 """Operations that hold the network together and compute nothing."""
 
-_DTYPES: dict[str, type[np.generic]] = {"i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64}
+_FLOATS: dict[np.dtype[Any], Attribute] = {
+    np.dtype(np.float32): Float32Type(),
+    np.dtype(np.float16): Float16Type(),
+    BFLOAT16: BFloat16Type(),
+}
 
 
 def element_type(dtype: npt.DTypeLike) -> Attribute:
-    """The IR element type of a plain numpy dtype: float32 or an integer type."""
+    """The IR element type of a plain numpy dtype: f32, f16, bf16 or an integer type."""
     kind = np.dtype(dtype)
-    if kind == np.float32:
-        return Float32Type()
+    if kind in _FLOATS:
+        return _FLOATS[kind]
     if kind.kind not in "iu":
         raise TypeError(f"no element type for {kind}")
     return IntegerType(kind.itemsize * 8, Signedness.UNSIGNED if kind.kind == "u" else Signedness.SIGNLESS)
@@ -55,7 +62,7 @@ def shape_of(value: SSAValue) -> tuple[int, ...]:
 
 
 def element_of(value: SSAValue) -> Attribute:
-    """The element type of a tensor value: f32, an integer, `!quant.calibrated` or `!quant.uniform`."""
+    """The element type of a tensor value: a float, an integer, `!quant.calibrated` or `!quant.uniform`."""
     assert isinstance(value.type, TensorType), value
     element: Attribute = value.type.element_type
     return element
@@ -72,8 +79,11 @@ def dtype_of(value: SSAValue) -> np.dtype[Any]:
     element = element_of(value)
     if isinstance(element, UniformType):
         return element.dtype
-    if isinstance(element, CalibratedType | Float32Type):
+    if isinstance(element, CalibratedType):
         return np.dtype(np.float32)
+    for dtype, float_type in _FLOATS.items():
+        if element == float_type:
+            return dtype
     assert isinstance(element, IntegerType), element
     sign = "u" if element.signedness.data is Signedness.UNSIGNED else "i"
     return np.dtype(f"{sign}{element.width.data // 8}")

@@ -4,21 +4,26 @@ Notation: x, y are stored integers, zx, zy their zero points, sat clips to the s
 round(p >> s) is p / 2**s rounded half up (toward plus infinity), all intermediates exact unless a width is given.
 Padding is explicit: `pads` are [top, left, bottom, right]; the result shape stands in the result type, so a pooling
 with ceil_mode may have windows that reach beyond the pads; what lies there is padding too.
+Operations that compute in floating point, and what F is, are in `tpu_float`.
 """
 
 from xdsl.ir import Dialect, Operation
 
+from tpu_deploy.ir import tpu_float
 from tpu_deploy.ir.dialect import INT, INTS, REQUIRED, Row, classes
-
-WINDOW = {"kernel_shape": (INTS, REQUIRED), "strides": (INTS, REQUIRED), "pads": (INTS, REQUIRED)}
+from tpu_deploy.ir.tpu_float import WINDOW
 
 ROWS = (
     Row(
         "tpu.Quantize",
         ("input",),
-        meaning="y = sat(round_half_away(f32(x * f32(1 / scale))) + zy) for float32 x; scale, zy of the result type.",
+        meaning="y = sat(round_half_away(f32(x * f32(1 / scale))) + zy) for float x; scale, zy of the result type.",
     ),
-    Row("tpu.Dequantize", ("input",), meaning="y = f32(x - zx) * f32(scale), float32; scale, zx of the operand type."),
+    Row(
+        "tpu.Dequantize",
+        ("input",),
+        meaning="y = f32(x - zx) * f32(scale), float32 and then rounded to F; scale, zx of the operand type.",
+    ),
     Row(
         "tpu.Requantize",
         ("input",),
@@ -78,7 +83,8 @@ ROWS = (
         "tpu.MaxPool2D",
         ("input",),
         WINDOW,
-        meaning="y = maximum of x over the window, padding never wins; same quantized type for operand and result.",
+        meaning="y = maximum of x over the window, padding never wins; one type, quantized or F, for operand and "
+        "result. Of floats, tap after tap, a > b ? a : b.",
     ),
     Row(
         "tpu.AvgPool2D",
@@ -97,21 +103,19 @@ ROWS = (
     ),
     Row("tpu.Reshape", ("input",), meaning="The same elements in the same order under the result's shape."),
     Row("tpu.Permute", ("input",), {"order": (INTS, REQUIRED)}, meaning="y = transpose(x, order)."),
-    Row(
-        "tpu.Concat", ("*inputs",), {"axis": (INT, REQUIRED)}, meaning="Joined along axis; one quantized type for all."
-    ),
+    Row("tpu.Concat", ("*inputs",), {"axis": (INT, REQUIRED)}, meaning="Joined along axis; one type for all."),
     Row(
         "tpu.Slice",
         ("input",),
         {"offset": (INTS, REQUIRED), "steps": (INTS, REQUIRED)},
-        meaning="y[i] = x[offset + i * steps] per axis, steps may be negative; same quantized type.",
+        meaning="y[i] = x[offset + i * steps] per axis, steps may be negative; same type.",
     ),
     Row(
         "tpu.Pad",
         ("input",),
         {"pads": (INTS, REQUIRED), "value": (INT, REQUIRED)},
-        meaning="x with pads [begin per axis, end per axis] filled with the stored integer `value`; "
-        "same quantized type.",
+        meaning="x with pads [begin per axis, end per axis] filled with the stored integer `value`, of "
+        "floats its bits; same type.",
     ),
     Row(
         "tpu.Softmax",
@@ -120,8 +124,8 @@ ROWS = (
         meaning="float32 softmax over axis by the float sequence of the chip kernel, reproduced by runtime.reference.",
     ),
 )
-"""All operations, in order."""
+"""The operations on integers, and those that take any type, in order."""
 
-OPERATIONS: list[type[Operation]] = classes(ROWS)
+OPERATIONS: list[type[Operation]] = classes((*ROWS, *tpu_float.ROWS))
 
 Tpu = Dialect("tpu", OPERATIONS, [])

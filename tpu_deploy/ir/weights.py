@@ -15,6 +15,7 @@ from numpy.lib import format as npy_format
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
+from tpu_deploy.numbers import BFLOAT16
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +81,8 @@ def _map(path: Path, member: zipfile.ZipInfo) -> Array:
         version = npy_format.read_magic(stream)
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
+        if dtype.kind == "V" and dtype.itemsize == BFLOAT16.itemsize:
+            dtype = BFLOAT16  # npy files have no name for it
         if 0 in shape:
             return np.zeros(shape, dtype)
         order: Any = "F" if fortran else "C"
