@@ -13,6 +13,8 @@ from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.network import Network, dtype_of, name_of, shape_of, uniform_of
 from tpu_deploy.numbers import dequantize
+from tpu_deploy.reports.attribution import Origin, Shares
+from tpu_deploy.reports.channels import channel_count
 from tpu_deploy.reports.similarity import Comparison, Similarity
 
 if TYPE_CHECKING:
@@ -22,8 +24,29 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Why a tensor is as near to the float network's as it is.
+
+    `precision` is that of the operation; `isolated` compares the layer alone, on float operands stored in its operands'
+    types, with the float layer; `shares` say what its error comes from, `origin` how much of the accumulated error is
+    born here. `quantizes` tells whether the layer itself quantizes an operand that is stored in float.
+    """
+
+    precision: str
+    isolated: Similarity
+    shares: Shares
+    origin: Origin
+    dead_channels: tuple[int, ...] = ()
+    quantizes: bool = False
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One tensor that float and quantized network share: what makes it, how it is stored, how near it is."""
+    """One tensor that float and quantized network share: what makes it, how it is stored, how near it is.
+
+    `similarity` is that of the accumulated error, which all layers before are part of. The explanation is there when
+    it was asked for.
+    """
 
     index: int
     name: str
@@ -33,6 +56,12 @@ class Layer:
     scale: float | None
     zero_point: int | None
     similarity: Similarity
+    explanation: Explanation | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many channels the tensor has; 0 for one of less than two axes."""
+        return channel_count(self.shape)
 
     @property
     def is_below_resolution(self) -> bool:
@@ -91,20 +120,40 @@ def _limits(value: SSAValue) -> tuple[float, float]:
 
 
 def rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """A flat dictionary for each layer: what tables, CSV and JSON show."""
-    return [
-        {
-            "index": layer.index,
-            "name": layer.name,
-            "operation": layer.operation,
-            "shape": "x".join(map(str, layer.shape)),
-            "dtype": layer.dtype,
-            "scale": layer.scale,
-            "zero_point": layer.zero_point,
-            **asdict(layer.similarity),
-        }
-        for layer in layers
-    ]
+    """A flat dictionary for each layer: what tables, CSV and JSON show; explained layers have more columns."""
+    return [_row(layer) for layer in layers]
+
+
+def _row(layer: Layer) -> dict[str, Any]:
+    row = {
+        "index": layer.index,
+        "name": layer.name,
+        "operation": layer.operation,
+        "shape": "x".join(map(str, layer.shape)),
+        "dtype": layer.dtype,
+        "scale": layer.scale,
+        "zero_point": layer.zero_point or 0,
+        **asdict(layer.similarity),
+        "saturated": layer.similarity.saturated,
+    }
+    return row if layer.explanation is None else row | _explained(layer, layer.explanation)
+
+
+def _explained(layer: Layer, why: Explanation) -> dict[str, Any]:
+    isolated = asdict(why.isolated)
+    return {
+        "precision": why.precision,
+        "channels": layer.channels,
+        "dead_channels": len(why.dead_channels),
+        **{f"isolated_{key}": isolated[key] for key in ("cosine", "sqnr_db", "relative_l2", "max_error")},
+        "born_relative_l2": why.origin.born,
+        "passed_relative_l2": why.origin.passed,
+        "born_share": why.origin.born_share,
+        "born_gain": why.origin.gain,
+        "worst_channel": why.origin.channel,
+        "worst_channel_share": why.origin.channel_share,
+        **{f"share_{part}": share for part, share in asdict(why.shares).items()},
+    }
 
 
 def table(layers: Sequence[Layer]) -> pandas.DataFrame:
@@ -117,24 +166,3 @@ def table(layers: Sequence[Layer]) -> pandas.DataFrame:
 def first_below(layers: Sequence[Layer], gate: float) -> Layer | None:
     """The first layer whose worst cosine is not at least `gate`."""
     return next((layer for layer in layers if not layer.similarity.cosine >= gate), None)
-
-
-def findings(layers: Sequence[Layer], outputs: Iterable[str]) -> list[str]:
-    """What a person should know, a line each: NaN, saturation, tensors below resolution, constant outputs."""
-    ends = set(outputs)
-    found = []
-    for layer in layers:
-        near = layer.similarity
-        if near.not_finite:
-            found.append(f"{layer.name}: {near.not_finite} of {near.elements} values are NaN or infinite")
-        if near.saturated > SATURATION:
-            found.append(f"{layer.name}: {near.saturated:.1%} of its values saturate (beyond what {layer.dtype} holds)")
-        if layer.is_below_resolution:
-            found.append(f"{layer.name}: all its values round to zero (largest below half its scale {layer.scale:.3g})")
-        if layer.name in ends and near.is_constant and not near.expected_is_constant:
-            found.append(f"{layer.name}: is an output and constant over all samples; the float network's is not")
-    return found
-
-
-SATURATION = 0.01
-"""Share of saturated values from which a tensor is worth a finding."""

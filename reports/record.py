@@ -12,7 +12,7 @@ from tpu_deploy.files import replacing
 from tpu_deploy.reports import page
 from tpu_deploy.reports.layers import Layer, table
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the record's layout: raised when a key changes its meaning or goes."""
 
 

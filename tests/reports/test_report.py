@@ -14,7 +14,8 @@ from small_model import feeds, saved, small_model
 
 import tpu_deploy
 from tpu_deploy.reports import page, text
-from tpu_deploy.reports.layers import Layer, findings, first_below
+from tpu_deploy.reports.findings import findings
+from tpu_deploy.reports.layers import Layer, first_below
 from tpu_deploy.reports.record import plain
 from tpu_deploy.reports.similarity import Similarity
 
@@ -40,7 +41,7 @@ def test_a_report_is_three_files(report: Path) -> None:
 
 
 def test_the_record_has_a_version_and_all_parts(record: dict[str, Any]) -> None:
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     parts = {"tool", "model", "chip", "precision", "bmodel", "inputs", "outputs", "calibration", "gate"}
     assert parts | {"verification", "findings", "layers", "memory", "timing", "schema"} == set(record)
     assert [check["verdict"] for check in record["verification"]["checks"]] == ["ok"] * 5 + ["absent"]
@@ -128,8 +129,9 @@ def test_numbers_json_lacks_are_spelt() -> None:
 def layer(**changes: Any) -> Layer:
     """A perfect int8 layer but for `changes`, of the layer or of its similarity."""
     figures = {
-        "samples": 1, "elements": 10, "cosine": 1.0, "sqnr_db": math.inf, "relative_l2": 0.0, "max_error": 0.0,
-        "saturated": 0.0, "not_finite": 0, "expected_min": -1.0, "expected_max": 1.0,
+        "samples": 1, "elements": 10, "cosine": 1.0, "pooled_cosine": 1.0, "sqnr_db": math.inf, "relative_l2": 0.0,
+        "max_error": 0.0, "mean_error": 0.0, "gain": 1.0, "expected_rms": 0.5,
+        "saturated_low": 0.0, "saturated_high": 0.0, "not_finite": 0, "expected_min": -1.0, "expected_max": 1.0,
         "is_constant": False, "expected_is_constant": False,
     }  # fmt: skip
     own = {
@@ -150,21 +152,23 @@ def layer(**changes: Any) -> Layer:
     ("changes", "told"),
     [
         ({"not_finite": 2}, "y: 2 of 10 values are NaN or infinite"),
-        ({"saturated": 0.1}, "y: 10.0% of its values saturate"),
+        ({"saturated_high": 0.1}, "y: 10.0% of its values saturate"),
         ({"expected_min": -0.001, "expected_max": 0.004}, "y: all its values round to zero"),
         ({"is_constant": True}, "y: is an output and constant"),
+        ({"is_constant": True, "name": "inner"}, "inner: is constant over all samples"),
+        ({"gain": 0.95, "pooled_cosine": 0.9998}, "y: its values are 5.0% too small, which its cosine of 0.9998"),
+        ({"expected_min": 0.0, "expected_max": 0.0}, "y: is almost zero on all samples"),
+        ({"expected_rms": 0.002}, "y: is almost zero on all samples"),
     ],
 )
 def test_what_a_person_should_know_is_a_finding(changes: dict[str, Any], told: str) -> None:
     (line,) = findings([layer(**changes)], ["y"])
-    assert line.startswith(told)
+    assert str(line).startswith(told)
 
 
 def test_a_good_layer_is_no_finding() -> None:
     both = {"is_constant": True, "expected_is_constant": True}
-    dead = {"expected_min": 0.0, "expected_max": 0.0}
-    layers = [layer(), layer(saturated=0.005), layer(**both), layer(name="inner", is_constant=True), layer(**dead)]
-    assert findings(layers, ["y"]) == []
+    assert findings([layer(), layer(saturated_low=0.005), layer(**both), layer(gain=1.01)], ["y"]) == []
 
 
 def test_the_first_layer_below_the_gate_is_found_even_when_it_is_nan() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from tpu_deploy.reports.findings import Finding
     from tpu_deploy.reports.layers import Layer
 
 Verdict = Literal["ok", "failed", "absent", "unjudged"]
@@ -33,7 +34,7 @@ class Verification:
     inputs: str
     checks: list[Check] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
     def failed(self, kind: str) -> list[Check]:
         """The failed checks of a kind."""

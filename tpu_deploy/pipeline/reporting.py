@@ -49,7 +49,7 @@ def record(build: Build) -> dict[str, Any]:
         "verification": None
         if verification is None
         else {"inputs": verification.inputs, "checks": [asdict(check) for check in verification.checks]},
-        "findings": [] if verification is None else verification.findings,
+        "findings": [] if verification is None else [asdict(each) for each in verification.findings],
         "layers": [] if verification is None else rows(verification.layers),
         "memory": memory.summary(build.compiled.memory, chip, len(build.content)),
         "timing": {

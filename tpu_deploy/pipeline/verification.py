@@ -27,7 +27,8 @@ from tpu_deploy.pipeline.options import SILENT, Progress
 from tpu_deploy.pipeline.samples import VerificationInputs
 from tpu_deploy.pipeline.source import Source
 from tpu_deploy.reports import text
-from tpu_deploy.reports.layers import Layer, LayerComparison, findings, first_below
+from tpu_deploy.reports.findings import findings
+from tpu_deploy.reports.layers import Layer, LayerComparison, first_below
 from tpu_deploy.reports.similarity import Comparison
 from tpu_deploy.runtime import chip_model
 from tpu_deploy.runtime.chip_model_install import available
