@@ -6,8 +6,8 @@ what other operations share the local memory: the scheduler decides that from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,15 @@ class Buffer:
     bytes: int
     apart: frozenset[str] = frozenset()
     away: frozenset[str] = frozenset()
+
+
+def joined(buffers: Iterable[Buffer]) -> tuple[Buffer, ...]:
+    """Each name once, with the most bytes asked for."""
+    found: dict[str, Buffer] = {}
+    for one in buffers:
+        known = found.get(one.name, one)
+        found[one.name] = replace(one, bytes=max(one.bytes, known.bytes))
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)

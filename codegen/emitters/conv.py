@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters.dense import dense_variants, merge_groups
@@ -13,14 +12,14 @@ from tpu_deploy.codegen.emitters.depthwise import depthwise_variants
 from tpu_deploy.codegen.emitters.gathered import gathered_variant, gathering_pays
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
+from tpu_deploy.codegen.emitters.requantization import Requantization
 from tpu_deploy.codegen.emitters.windows import Problem
 from tpu_deploy.codegen.program import Variant
 from tpu_deploy.codegen.views import canonical_axes
+from tpu_deploy.ir.weights import Array
 
 
-def spread_taps(
-    filters: npt.NDArray[np.int8], axis: int, dilation: int, limit: int
-) -> tuple[npt.NDArray[np.int8], int]:
+def spread_taps(filters: Array, axis: int, dilation: int, limit: int) -> tuple[Array, int]:
     """Filters and dilation along an axis such that the dilation is at most `limit`: zero taps stand between."""
     size = filters.shape[axis]
     if size == 1:
@@ -49,6 +48,8 @@ def conv2d(op: OperationView, chip: Chip) -> list[Variant]:
     problem = Problem(op, chip, canonical_axes(4), filters, groups, kernel, strides, (down, across), pads)
     if groups > 1 and filters.shape[1] == 1 and filters.shape[0] == groups:
         return depthwise_variants(problem)
-    filters, groups = merge_groups(filters, groups, chip.conv_block_i8)
+    filters, groups = merge_groups(filters, groups, chip.conv_block(filters.dtype.itemsize), chip.lanes)
     merged = replace(problem, filters=filters, groups=groups)
-    return [*([gathered_variant(merged)] if gathering_pays(merged) else []), *dense_variants(merged)]
+    epilogue = Requantization(merged)
+    gathered = [gathered_variant(merged, epilogue)] if gathering_pays(merged) else []
+    return [*gathered, *dense_variants(merged, epilogue)]

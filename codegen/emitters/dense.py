@@ -8,22 +8,13 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
+from tpu_deploy.codegen.emitters.epilogue import Epilogue
 from tpu_deploy.codegen.emitters.instructions import Local, Window
-from tpu_deploy.codegen.emitters.requantization import (
-    I32,
-    Chunk,
-    chunks,
-    finish,
-    pack_records,
-    part_of,
-    record_bytes,
-    spread_records,
-)
+from tpu_deploy.codegen.emitters.requantization import Chunk, chunks, part_of
 from tpu_deploy.codegen.emitters.windows import Problem, load_window, stride_cuts
 from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides, channel_groups
 from tpu_deploy.codegen.program import (
@@ -35,8 +26,10 @@ from tpu_deploy.codegen.program import (
     TileProgram,
     Tiling,
     Variant,
+    joined,
 )
 from tpu_deploy.codegen.views import Box, dims_of
+from tpu_deploy.ir.weights import Array
 
 PART_BYTES = 32768
 """Bytes of an output channel's filter that one part of the input channels takes where they are summed in parts."""
@@ -44,26 +37,37 @@ MAX_STRIDE = 65536
 """Strides of a convolution's input have 16 bits."""
 
 
-def merge_groups(filters: npt.NDArray[np.int8], groups: int, block: int) -> tuple[npt.NDArray[np.int8], int]:
-    """Filters with as many groups joined (zeros between them) as fit the `block` input lanes of one pass."""
+def merge_groups(filters: Array, groups: int, block: int, lanes: int) -> tuple[Array, int]:
+    """Filters with as many groups joined (zeros between them) as take no longer together than one by one.
+
+    They fit the `block` input lanes of one pass, or, where a pass takes a single channel, the `lanes` of its results.
+    """
     oc, ic = filters.shape[:2]
-    merged = max((k for k in range(1, groups + 1) if groups % k == 0 and k * ic <= block), default=1)
+    per_group = oc // groups
+    size, room = (ic, block) if block > 1 else (per_group, lanes)
+    merged = max((k for k in range(1, groups + 1) if groups % k == 0 and k * size <= room), default=1)
     if merged == 1:
         return filters, groups
-    per_group = oc // groups
-    out = np.zeros((groups // merged, merged, per_group, merged, ic, *filters.shape[2:]), np.int8)
+    out = np.zeros((groups // merged, merged, per_group, merged, ic, *filters.shape[2:]), filters.dtype)
     shaped = filters.reshape(groups // merged, merged, per_group, ic, *filters.shape[2:])
     for k in range(merged):
         out[:, k, :, k] = shaped[:, k]
     return out.reshape(oc, merged * ic, *filters.shape[2:]), groups // merged
 
 
-def pack_dense(problem: Problem, first: int, last: int) -> packing.Bytes:
-    """Records and filters of output channels [first, last), a row a lane."""
-    chip = problem.chip
-    part = slice(first, last)
-    filters = packing.conv_filter(problem.filters[part], chip.conv_block_i8)
-    return np.concatenate([pack_records(problem, first, last), packing.rows_by_lane(filters, chip)], axis=1)
+def pack_dense(problem: Problem, epilogue: Epilogue, first: int, last: int) -> packing.Bytes:
+    """What the epilogue needs and the filters of output channels [first, last), a row a lane."""
+    return np.concatenate([epilogue.pack(first, last), _pack_filters(problem, (first, last))], axis=1)
+
+
+def _pack_filters(problem: Problem, outputs: tuple[int, int], inputs: tuple[int, int] | None = None) -> packing.Bytes:
+    part = problem.filters[slice(*outputs), slice(*(inputs or (None, None)))]
+    return packing.rows_by_lane(packing.conv_filter(part, problem.chip), problem.chip)
+
+
+def filter_bytes(problem: Problem, inputs: int) -> int:
+    """Bytes of one output channel's packed filter over so many input channels."""
+    return packing.conv_filter_bytes(inputs, *problem.kernel, problem.filters.dtype.itemsize, problem.chip)
 
 
 def _row_quantum(x: Local, y: Local, window: Window, chip: Chip) -> int:
@@ -95,32 +99,40 @@ def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, heig
 
 
 def dense_steps(
-    problem: Problem, x: Local, window: Window, y: Local, constants: Buffer, place: str
+    problem: Problem, epilogue: Epilogue, x: Local, window: Window, y: Local, constants: Buffer, place: str
 ) -> tuple[list[Buffer], list[Action]]:
-    """The steps of a convolution into `y`, part by part, and the buffers of table and sums they need.
+    """The steps of a convolution into `y`, part by part, and the buffers they need beside `x`, `y` and `constants`.
 
-    The constants hold requantization records, then the filters. `place` tells buffers of neighbouring groups apart.
+    The constants hold what the epilogue needs, then the filters. `place` tells buffers of neighbouring groups apart.
     """
-    chip = problem.chip
-    count = channel_groups(y.dims[1], chip)
-    records = record_bytes(count, chip)
-    table, acc = Buffer(f"table{place}", count * packing.SLOT_BYTES), f"acc{place}"
-    actions: list[Action] = [spread_records(constants.name, table, y.dims[1], chip)]
-    size = 0
-    filter_bytes = packing.conv_filter_bytes(x.dims[1], *window.kernel, chip.conv_block_i8)
-    for chunk in chunks(y.dims, chip, _row_quantum(x, y, window, chip)):
+    chip, acc = problem.chip, f"acc{place}"
+    start = epilogue.constant_bytes(channel_groups(y.dims[1], chip))
+    buffers, actions = epilogue.prepare(constants.name, place, y.dims[1])
+    size = packing.conv_filter_bytes(x.dims[1], *window.kernel, problem.filters.dtype.itemsize, chip)
+    whole = Chunk((0, y.dims[0]), (0, channel_groups(y.dims[1], chip)), (0, y.dims[2]))
+    cut = [whole] if epilogue.is_direct else chunks(y.dims, chip, _row_quantum(x, y, window, chip))
+    for chunk in cut:
         target = part_of(y, chunk, chip)
         source, over = _chunk_window(problem, x, window, chunk, y.dims[2])
-        first, last = chunk.slots
-        sums = Local(acc, target.dims, I32)
-        size = max(size, aligned_bytes(target.dims, 4, chip))
-        filters = Access(constants.name, records + first * filter_bytes, records + last * filter_bytes)
-        slots = Access(table.name, first * packing.SLOT_BYTES, last * packing.SLOT_BYTES)
-        actions += [tiu.convolution(sums, source, filters, over, chip), *finish(sums, target, slots, chip)]
-    return [table, Buffer(acc, size, away=frozenset({y.buffer}))], actions
+        sums = target if epilogue.is_direct else Local(acc, target.dims, epilogue.sums)
+        filters = Access(constants.name, start + chunk.slots[0] * size, start + chunk.slots[1] * size)
+        bias = epilogue.bias(constants.name, chunk.slots)
+        actions.append(tiu.convolution(sums, source, filters, over, chip, bias=bias))
+        if not epilogue.is_direct:
+            buffers.append(_sums_buffer(sums, y, chip))
+            more_buffers, more_actions = epilogue.finish(sums, target, constants.name, place, chunk.slots)
+            buffers += more_buffers
+            actions += more_actions
+    return list(joined(buffers)), actions
 
 
-def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[list[Buffer], list[Action]]:
+def _sums_buffer(sums: Local, y: Local, chip: Chip) -> Buffer:
+    return Buffer(sums.buffer, aligned_bytes(sums.dims, sums.dtype.itemsize, chip), away=frozenset({y.buffer}))
+
+
+def _dense_group(
+    problem: Problem, epilogue: Epilogue, box: Box, group: int, place: int
+) -> tuple[list[Buffer], list[Action]]:
     """The part of a tile that belongs to one group; neighbours use buffers by turns (`place` 0 or 1)."""
     op, chip = problem.op, problem.chip
     size = problem.channels_out
@@ -129,13 +141,11 @@ def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[li
     low = group * problem.channels_in
     buffer, loads, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{place}", problem.zero)
     slots = channel_groups(last - first, chip)
-    row = record_bytes(slots, chip) + slots * packing.conv_filter_bytes(
-        problem.channels_in, *problem.kernel, chip.conv_block_i8
-    )
+    row = epilogue.constant_bytes(slots) + slots * filter_bytes(problem, problem.channels_in)
     constants = Buffer(f"weights{place}", row)
     y = Local(f"y{place}", part.dims, op.result.dtype)
-    scratch, steps = dense_steps(problem, x, window, y, constants, str(place))
-    pack = partial(pack_dense, problem, first, last)
+    scratch, steps = dense_steps(problem, epilogue, x, window, y, constants, str(place))
+    pack = partial(pack_dense, problem, epilogue, first, last)
     key = f"{op.result.name}:{first}:{last}"
     actions = [
         LoadConstant(key, min(last - first, chip.lanes), row, constants.name, pack),
@@ -143,23 +153,22 @@ def _dense_group(problem: Problem, box: Box, group: int, place: int) -> tuple[li
         *steps,
         StoreResult(op.result.shape, problem.axes, part, y.buffer),
     ]
-    return [buffer, constants, *scratch, Buffer(y.buffer, aligned_bytes(part.dims, 1, chip))], actions
+    result = Buffer(y.buffer, aligned_bytes(part.dims, y.dtype.itemsize, chip))
+    return [buffer, constants, *scratch, result], actions
 
 
-def _dense_tile(problem: Problem, box: Box) -> TileProgram:
-    buffers: dict[str, Buffer] = {}
+def _dense_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
+    buffers: list[Buffer] = []
     actions: list[Action] = []
     size = problem.channels_out
     for place, group in enumerate(range(box.start[1] // size, (box.stop[1] - 1) // size + 1)):
-        more_buffers, more_actions = _dense_group(problem, box, group, place % 2)
-        for buffer in more_buffers:
-            known = buffers.get(buffer.name, buffer)
-            buffers[buffer.name] = replace(buffer, bytes=max(buffer.bytes, known.bytes))
+        more_buffers, more_actions = _dense_group(problem, epilogue, box, group, place % 2)
+        buffers += more_buffers
         actions += more_actions
-    return TileProgram(tuple(buffers.values()), tuple(actions))
+    return TileProgram(joined(buffers), tuple(actions))
 
 
-def dense_variants(problem: Problem) -> list[Variant]:
+def dense_variants(problem: Problem, epilogue: Epilogue) -> list[Variant]:
     """The convolution on the CONV unit, cut in output channels, images, rows and columns.
 
     Groups are cut inside, and input channels summed part by part, only where nothing else fits.
@@ -169,10 +178,11 @@ def dense_variants(problem: Problem) -> list[Variant]:
     cuts = stride_cuts(problem, dims)
     whole = lanes if problem.groups == 1 or size % lanes == 0 else size
 
-    def variant(name: str, multiple: int, tile: Callable[[Problem, Box], TileProgram], fallback: bool) -> Variant:
-        return Variant(
-            name, Tiling(shape, problem.axes, dims, (1, multiple, 1, 1), cuts), partial(tile, problem), fallback
-        )
+    def variant(
+        name: str, multiple: int, tile: Callable[[Problem, Epilogue, Box], TileProgram], fallback: bool
+    ) -> Variant:
+        tiling = Tiling(shape, problem.axes, dims, (1, multiple, 1, 1), cuts)
+        return Variant(name, tiling, partial(tile, problem, epilogue), fallback)
 
     found = [variant("dense", whole, _dense_tile, False)]
     if whole != lanes:
@@ -182,48 +192,42 @@ def dense_variants(problem: Problem) -> list[Variant]:
     return found
 
 
-def _pack_filters(problem: Problem, outputs: tuple[int, int], inputs: tuple[int, int]) -> packing.Bytes:
-    part = problem.filters[slice(*outputs), slice(*inputs)]
-    return packing.rows_by_lane(packing.conv_filter(part, problem.chip.conv_block_i8), problem.chip)
-
-
-def _split_tile(problem: Problem, box: Box) -> TileProgram:
-    """A tile whose input channels are too many for local memory: int32 sums over one part after another."""
+def _split_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
+    """A tile whose input channels are too many for local memory: sums over one part after another."""
     op, chip = problem.op, problem.chip
     first, last = box.start[1], box.stop[1]
-    taps = problem.kernel[0] * problem.kernel[1]
-    step = max(chip.conv_block_i8, PART_BYTES // taps // chip.conv_block_i8 * chip.conv_block_i8)
+    block = chip.conv_block(problem.filters.dtype.itemsize)
+    step = max(block, PART_BYTES // filter_bytes(problem, block) * block)
     slots, lanes = channel_groups(last - first, chip), min(last - first, chip.lanes)
-    acc, y = Local("acc", box.dims, I32), Local("y", box.dims, op.result.dtype)
-    buffers: dict[str, Buffer] = {
-        "table": Buffer("table", slots * packing.SLOT_BYTES),
-        "records": Buffer("records", record_bytes(slots, chip)),
-        "acc": Buffer("acc", aligned_bytes(box.dims, 4, chip), away=frozenset({"y"})),
-        "y": Buffer("y", aligned_bytes(box.dims, 1, chip)),
-    }
+    acc, y = Local("acc", box.dims, epilogue.parts), Local("y", box.dims, op.result.dtype)
+    constants = Buffer("constants", epilogue.constant_bytes(slots))
+    tables, prepare = epilogue.prepare(constants.name, "", last - first)
+    buffers = [
+        constants,
+        *tables,
+        _sums_buffer(acc, y, chip),
+        Buffer("y", aligned_bytes(box.dims, y.dtype.itemsize, chip)),
+    ]
     key = f"{op.result.name}:{first}:{last}"
-    actions: list[Action] = []
+    pack = partial(epilogue.pack, first, last)
+    actions: list[Action] = [
+        LoadConstant(f"{key}:constants", lanes, constants.bytes, constants.name, pack),
+        *prepare,
+    ]
     for index, low in enumerate(range(0, problem.channels_in, step)):
         high = min(low + step, problem.channels_in)
         place = index % 2
         x_buffer, loads, x, window = load_window(problem, box, (low, high), f"x{place}", problem.zero)
-        row = slots * packing.conv_filter_bytes(high - low, *problem.kernel, chip.conv_block_i8)
-        for buffer in (x_buffer, Buffer(f"weights{place}", row)):
-            known = buffers.get(buffer.name, buffer)
-            buffers[buffer.name] = replace(buffer, bytes=max(buffer.bytes, known.bytes))
-        pack = partial(_pack_filters, problem, (first, last), (low, high))
+        row = slots * filter_bytes(problem, high - low)
+        buffers += [x_buffer, Buffer(f"weights{place}", row)]
         weights = Access(f"weights{place}", 0, row)
+        bias = None if index else epilogue.bias(constants.name, (0, slots))
+        pack = partial(_pack_filters, problem, (first, last), (low, high))
         actions += [
             LoadConstant(f"{key}:{low}", lanes, row, weights.buffer, pack),
             *loads,
-            tiu.convolution(acc, x, weights, window, chip, add=index > 0),
+            tiu.convolution(acc, x, weights, window, chip, bias=bias, add=index > 0),
         ]
-    pack = partial(pack_records, problem, first, last)
-    table = Access("table", 0, slots * packing.SLOT_BYTES)
-    actions += [
-        LoadConstant(f"{key}:records", lanes, buffers["records"].bytes, "records", pack),
-        spread_records("records", buffers["table"], last - first, chip),
-        *finish(acc, y, table, chip),
-        StoreResult(op.result.shape, problem.axes, box, "y"),
-    ]
-    return TileProgram(tuple(buffers.values()), tuple(actions))
+    scratch, steps = epilogue.finish(acc, y, constants.name, "", (0, slots))
+    store = StoreResult(op.result.shape, problem.axes, box, "y")
+    return TileProgram(joined([*buffers, *scratch]), (*actions, *steps, store))

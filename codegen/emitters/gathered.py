@@ -10,8 +10,8 @@ import numpy as np
 
 from tpu_deploy.codegen.emitters import packing
 from tpu_deploy.codegen.emitters.dense import dense_steps, pack_dense
+from tpu_deploy.codegen.emitters.epilogue import Epilogue
 from tpu_deploy.codegen.emitters.instructions import Local, Window
-from tpu_deploy.codegen.emitters.requantization import record_bytes
 from tpu_deploy.codegen.emitters.windows import Problem
 from tpu_deploy.codegen.layout import aligned_bytes, channel_groups
 from tpu_deploy.codegen.program import (
@@ -40,18 +40,19 @@ def gathering_pays(problem: Problem) -> bool:
     The passes saved are weighed against loading every row once for each tap that reads it.
     """
     chip, (kh, kw), ic = problem.chip, problem.kernel, problem.channels_in
-    if problem.groups != 1 or kh == 1 or ic * kh > chip.conv_block_i8:
+    if problem.groups != 1 or kh == 1 or ic * kh > chip.conv_block(problem.filters.dtype.itemsize):
         return False
     n, oc, oh, ow = dims_of(problem.op.result.shape, problem.axes)
+    itemsize = problem.filters.dtype.itemsize
     if max(problem.pads[1], problem.pads[3]) > chip.max_pad or problem.strides[1] > chip.max_stride:
         return False
     passes = n * channel_groups(oc, chip) * -(-oh * ow // PIXELS_PER_CYCLE)
-    rows, width = n * ic * oh * kh, problem.x_dims[3]
-    transfer = rows * max(width, SHORT_ROW) + STORE_WEIGHT * math.prod(problem.x_dims)
+    rows, width = n * ic * oh * kh, problem.x_dims[3] * itemsize
+    transfer = rows * max(width, SHORT_ROW) + STORE_WEIGHT * math.prod(problem.x_dims) * itemsize
     return passes * (kh - 1) * kw > transfer / chip.dma_bytes_per_cycle
 
 
-def _gathered_tile(problem: Problem, box: Box) -> TileProgram:
+def _gathered_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
     """Channel ky * ic + c of the gathered input holds, for each output row, the input row that tap row ky reads."""
     op, chip, x_type = problem.op, problem.chip, problem.op.operand("input")
     ic, (kh, kw), stride = problem.channels_in, problem.kernel, problem.strides[0]
@@ -67,7 +68,7 @@ def _gathered_tile(problem: Problem, box: Box) -> TileProgram:
         for start, stop in ((first, low), (high, last)):
             if start < stop:
                 edge = Box((0, ky * ic, start - first, 0), (dims[0], (ky + 1) * ic, stop - first, width))
-                actions.append(Fill("x", dims, 1, problem.zero, edge))
+                actions.append(Fill("x", dims, x_type.dtype.itemsize, problem.zero, edge))
         if low < high:
             read = Box(
                 (box.start[0], 0, low * stride - ahead, columns.first),
@@ -79,28 +80,28 @@ def _gathered_tile(problem: Problem, box: Box) -> TileProgram:
     window = Window((1, kw), (1, problem.strides[1]), (1, problem.dilations[1]), pads, problem.zero)
     oc0, oc1 = box.start[1], box.stop[1]
     slots = channel_groups(oc1 - oc0, chip)
-    constants = Buffer(
-        "weights", record_bytes(slots, chip) + slots * packing.conv_filter_bytes(ic * kh, 1, kw, chip.conv_block_i8)
-    )
+    itemsize = problem.filters.dtype.itemsize
+    size = packing.conv_filter_bytes(ic * kh, 1, kw, itemsize, chip)
+    constants = Buffer("weights", epilogue.constant_bytes(slots) + slots * size)
     x, y = Local("x", dims, x_type.dtype), Local("y", box.dims, op.result.dtype)
-    scratch, steps = dense_steps(problem, x, window, y, constants, "")
-    oc, _, _, _ = problem.filters.shape
+    scratch, steps = dense_steps(problem, epilogue, x, window, y, constants, "")
+    oc = problem.filters.shape[0]
     gathered = np.ascontiguousarray(problem.filters.transpose(0, 2, 1, 3)).reshape(oc, kh * ic, 1, kw)
-    pack = partial(pack_dense, replace(problem, filters=gathered), oc0, oc1)
+    pack = partial(pack_dense, replace(problem, filters=gathered), epilogue, oc0, oc1)
     load = LoadConstant(
         f"{op.result.name}:{oc0}:{oc1}:gathered", min(oc1 - oc0, chip.lanes), constants.bytes, "weights", pack
     )
-    size = aligned_bytes(box.dims, 1, chip)
-    buffers = (Buffer("x", aligned_bytes(dims, 1, chip)), constants, *scratch, Buffer("y", size))
+    read, made = (Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip)) for t in (x, y))
+    buffers = (read, constants, *scratch, made)
     store = StoreResult(op.result.shape, problem.axes, box, "y")
     return TileProgram(buffers, (load, *actions, *steps, store))
 
 
-def gathered_variant(problem: Problem) -> Variant:
+def gathered_variant(problem: Problem, epilogue: Epilogue) -> Variant:
     """The convolution with the rows of its kernel gathered into channels."""
     shape = problem.op.result.shape
     dims = dims_of(shape, problem.axes)
-    tile = partial(_gathered_tile, problem)
+    tile = partial(_gathered_tile, problem, epilogue)
     return Variant(
         "rows gathered", Tiling(shape, problem.axes, dims, (1, problem.chip.lanes, 1, 1)), tile, preferred=True
     )

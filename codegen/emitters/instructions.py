@@ -173,15 +173,27 @@ class Window:
         }
 
 
-def convolution(result: Local, x: Local, weights: Access, window: Window, chip: Chip, *, add: bool = False) -> Step:
-    """A CONV: int32 sums of 8-bit products; with `add` they are added to what the result holds."""
+def convolution(
+    result: Local,
+    x: Local,
+    weights: Access,
+    window: Window,
+    chip: Chip,
+    *,
+    bias: Access | None = None,
+    add: bool = False,
+) -> Step:
+    """A CONV: int32 sums of 8-bit products, or float32 sums of floats rounded to the type of the result.
+
+    With `add` they are added to what the result holds. Floats may have a float32 `bias`, a number a channel.
+    """
     fields = {
         "tsk_eu_typ": int(ConvolutionOp.NORMAL),
         "opd0_sign": signed(x.dtype),
         "opd1_sign": 1,
         "opd0_prec": precision(x.dtype),
         "res0_prec": precision(result.dtype),
-        "opd2_const": 1,
+        "opd2_const": int(bias is None),
         "res_add": int(add),
         **_sizes("res0", result.dims),
         **_sizes("opd0", x.dims, "chw"),
@@ -192,8 +204,13 @@ def convolution(result: Local, x: Local, weights: Access, window: Window, chip: 
         fields |= {f"opd0_{k}_str": s for k, s in zip("nchw", x.strides, strict=True)}
     addresses = {"res0_addr": result.ref, "opd0_addr": x.ref, "opd1_addr": Ref(weights.buffer, weights.start)}
     written = result.access(chip)
-    reads = (x.access(chip), weights, *((written,) if add else ()))
-    return Step("sCONV", fields, addresses, reads, (written,))
+    reads = [x.access(chip), weights]
+    if bias is not None:
+        addresses["opd2_addr"] = Ref(bias.buffer, bias.start)
+        reads.append(bias)
+    if add:
+        reads.append(written)
+    return Step("sCONV", fields, addresses, tuple(reads), (written,))
 
 
 def pooling(

@@ -8,6 +8,7 @@ from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters.dense import dense_variants
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
+from tpu_deploy.codegen.emitters.requantization import Requantization
 from tpu_deploy.codegen.emitters.windows import Problem
 from tpu_deploy.codegen.program import Variant
 from tpu_deploy.codegen.views import rows_axes
@@ -19,4 +20,5 @@ def matmul(op: OperationView, chip: Chip) -> list[Variant]:
     right = np.ascontiguousarray(op.constant("right").T)
     filters = right.reshape(*right.shape, 1, 1)
     axes = rows_axes(len(op.result.shape))
-    return dense_variants(Problem(op, chip, axes, filters, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)))
+    problem = Problem(op, chip, axes, filters, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0))
+    return dense_variants(problem, Requantization(problem))

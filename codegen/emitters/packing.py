@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.layout import round_up
+from tpu_deploy.ir.weights import Array
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -46,9 +47,10 @@ def requant_records(
     return records.view(np.uint8)
 
 
-def conv_filter(weights: npt.NDArray[np.int8], block: int) -> Bytes:
-    """(oc, ic, kh, kw) int8 as (oc, bytes): blocks of `block` input channels, in each the taps, in each channels."""
+def conv_filter(weights: Array, chip: Chip) -> Bytes:
+    """(oc, ic, kh, kw) as (oc, bytes): blocks of input channels, in each the taps, in each channels."""
     oc, ic, kh, kw = weights.shape
+    block = chip.conv_block(weights.dtype.itemsize)
     blocks = -(-ic // block)
     if ic % block:
         weights = np.pad(weights, ((0, 0), (0, blocks * block - ic), (0, 0), (0, 0)))
@@ -56,9 +58,9 @@ def conv_filter(weights: npt.NDArray[np.int8], block: int) -> Bytes:
     return np.ascontiguousarray(shaped).reshape(oc, -1).view(np.uint8)
 
 
-def conv_filter_bytes(ic: int, kh: int, kw: int, block: int) -> int:
+def conv_filter_bytes(ic: int, kh: int, kw: int, itemsize: int, chip: Chip) -> int:
     """Bytes of one output channel's packed filter."""
-    return round_up(ic, block) * kh * kw
+    return round_up(ic, chip.conv_block(itemsize)) * kh * kw * itemsize
 
 
 def aligned_tensor(array: npt.NDArray[np.generic], chip: Chip) -> Bytes:

@@ -89,12 +89,42 @@ def part_of(tensor: Local, chunk: Chunk, chip: Chip) -> Local:
     return Local(tensor.buffer, dims, tensor.dtype, tensor.offset + elements * tensor.dtype.itemsize)
 
 
-def finish(acc: Local, y: Local, table: Access, chip: Chip) -> list[Action]:
-    """Bias and requantization of int32 sums by the slots of a table."""
-    channels = y.dims[1]
-    strides = (0, packing.SLOT_BYTES // 4, 0, 0)
-    bias = Local(table.buffer, (1, channels, 1, 1), I32, table.start + packing.BIAS_OFFSET, strides)
-    return [
-        tiu.arithmetic(ArithmeticOp.ADDS, acc, acc, bias, chip),
-        tiu.requantize_channels(y, acc, table, chip),
-    ]
+@dataclass(frozen=True)
+class Requantization:
+    """The epilogue of int32 sums: bias, multiplier and shift of each channel, saturation to the result's type."""
+
+    problem: Problem
+
+    sums = parts = I32
+    is_direct = False
+
+    def constant_bytes(self, slots: int) -> int:
+        """Bytes of the records."""
+        return record_bytes(slots, self.problem.chip)
+
+    def pack(self, first: int, last: int) -> packing.Bytes:
+        """The records."""
+        return pack_records(self.problem, first, last)
+
+    def prepare(self, constants: str, place: str, channels: int) -> tuple[list[Buffer], list[Action]]:
+        """Spreads the records into the slots of a table."""
+        chip = self.problem.chip
+        table = Buffer(f"table{place}", channel_groups(channels, chip) * packing.SLOT_BYTES)
+        return [table], [spread_records(constants, table, channels, chip)]
+
+    def bias(self, constants: str, slots: tuple[int, int]) -> Access | None:
+        """Nothing: the instruction has no room for an int32 bias."""
+        return None
+
+    def finish(
+        self, acc: Local, y: Local, constants: str, place: str, slots: tuple[int, int]
+    ) -> tuple[list[Buffer], list[Action]]:
+        """Adds the bias and requantizes by the slots of the table."""
+        chip, channels = self.problem.chip, y.dims[1]
+        table = Access(f"table{place}", slots[0] * packing.SLOT_BYTES, slots[1] * packing.SLOT_BYTES)
+        strides = (0, packing.SLOT_BYTES // 4, 0, 0)
+        bias = Local(table.buffer, (1, channels, 1, 1), I32, table.start + packing.BIAS_OFFSET, strides)
+        return [], [
+            tiu.arithmetic(ArithmeticOp.ADDS, acc, acc, bias, chip),
+            tiu.requantize_channels(y, acc, table, chip),
+        ]

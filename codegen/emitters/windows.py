@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters.instructions import Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.layout import aligned_bytes
 from tpu_deploy.codegen.program import Action, Buffer, Fill, LoadOperand
 from tpu_deploy.codegen.views import AxisMap, Box, Dims, dims_of
+from tpu_deploy.ir.weights import Array
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Problem:
     op: OperationView
     chip: Chip
     axes: AxisMap
-    filters: npt.NDArray[np.int8]
+    filters: Array
     groups: int
     kernel: tuple[int, int]
     strides: tuple[int, int]

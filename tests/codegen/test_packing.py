@@ -30,8 +30,8 @@ def test_channel_c_lies_in_lane_c_mod_64_behind_the_lanes_earlier_channels(count
 def test_filters_hold_blocks_of_channels_and_in_each_the_taps(oc, ic, kh, kw):
     block = CHIP.conv_block_i8
     weights = np.random.default_rng(ic).integers(-128, 128, (oc, ic, kh, kw)).astype(np.int8)
-    packed = packing.conv_filter(weights, block)
-    assert packed.shape == (oc, packing.conv_filter_bytes(ic, kh, kw, block))
+    packed = packing.conv_filter(weights, CHIP)
+    assert packed.shape == (oc, packing.conv_filter_bytes(ic, kh, kw, 1, CHIP))
     found = packed.view(np.int8).reshape(oc, -1, kh, kw, block)
     assert (found.transpose(0, 1, 4, 2, 3).reshape(oc, -1, kh, kw)[:, :ic] == weights).all()
     assert not found.transpose(0, 1, 4, 2, 3).reshape(oc, -1, kh, kw)[:, ic:].any()
@@ -67,7 +67,7 @@ def test_an_aligned_tensor_has_its_elements_at_the_strides_of_the_layout(n, c, h
 def test_merged_groups_compute_what_the_groups_compute(groups, outputs, inputs):
     rng = np.random.default_rng(groups)
     filters = rng.integers(-128, 128, (groups * outputs, inputs, 2, 1)).astype(np.int8)
-    merged, count = merge_groups(filters, groups, CHIP.conv_block_i8)
+    merged, count = merge_groups(filters, groups, CHIP.conv_block_i8, CHIP.lanes)
     x = rng.integers(-128, 128, (groups * inputs, 2, 1))
     assert groups % count == 0 and merged.shape[1] * count == groups * inputs
     assert (grouped_sums(merged, x, count) == grouped_sums(filters, x, groups)).all()

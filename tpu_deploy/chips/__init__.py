@@ -20,6 +20,8 @@ class Chip:
     banks: int
     vector_bytes: int
     conv_block_i8: int
+    conv_block_f16: int
+    conv_block_f32: int
     frequency_hz: float
     global_base: int
     local_base: int
@@ -31,6 +33,10 @@ class Chip:
     max_commands: int
     macs_per_cycle_i8: int
     dma_bytes_per_cycle: float
+
+    def conv_block(self, itemsize: int) -> int:
+        """Input channels of a convolution block of elements of so many bytes."""
+        return {1: self.conv_block_i8, 2: self.conv_block_f16, 4: self.conv_block_f32}[itemsize]
 
     @property
     def bank_bytes(self) -> int:
