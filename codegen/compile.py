@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.chips import chip as chip_named
@@ -11,11 +10,15 @@ from tpu_deploy.codegen import global_memory
 from tpu_deploy.codegen.assemble import encode_groups
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, KernelModule, Net, Stage, TensorInfo
 from tpu_deploy.codegen.commands import PlannedCommand, Space
-from tpu_deploy.codegen.grouping import Group, Planner
+from tpu_deploy.codegen.grouping import Planner
 from tpu_deploy.codegen.items import Item
+from tpu_deploy.codegen.measure import Weights
+from tpu_deploy.codegen.realize import items_of
+from tpu_deploy.codegen.schedule import InvalidSchedule, Schedule, Sliced
 from tpu_deploy.codegen.sequence import LocalBlock, NoRoom, PlacedItems, Writer, lay_out
 from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
+from tpu_deploy.codegen.wholes import Forms
 from tpu_deploy.codegen.works import Compute
 from tpu_deploy.ir.network import Network, uniform_of
 
@@ -62,6 +65,7 @@ class Compiled:
     groups: tuple[LayerGroup, ...]
     command_groups: tuple[int, ...]
     blocks: tuple[LocalBlock, ...]
+    schedule: Schedule
 
 
 def _tensors(
@@ -83,38 +87,64 @@ def _tensors(
     return tuple(inputs), tuple(outputs)
 
 
-def _layer_groups(planner: Planner, groups: Sequence[Group]) -> list[LayerGroup]:
+def _layer_groups(schedule: Schedule, forms: Forms) -> list[LayerGroup]:
     found = []
-    for group in groups:
-        works = planner.works[group.start : group.stop]
+    for part in schedule.parts:
+        works = forms.works[part.start : part.stop]
         names = tuple(work.view.result.name if isinstance(work, Compute) else work.name for work in works)
-        found.append(LayerGroup(names, planner.batch // group.images if group.images else 0))
+        found.append(LayerGroup(names, forms.batch // part.images if isinstance(part, Sliced) else 0))
     return found
 
 
-def arrange(placement: Placement, chip: Chip) -> tuple[list[LayerGroup], list[Item], PlacedItems]:
-    """Groups, items and their places in local memory. Groups that cannot be placed are divided until they can."""
-    outputs = frozenset(s.buffer for s in placement.outputs)
-    planner = Planner(placement.works, outputs, chip)
+def forms_of(placement: Placement, chip: Chip) -> Forms:
+    """All forms that the works of a placed network can run in."""
+    return Forms(placement.works, frozenset(s.buffer for s in placement.outputs), chip)
+
+
+def arrange(forms: Forms) -> tuple[Schedule, list[Item], PlacedItems]:
+    """A schedule, its items and their places in local memory.
+
+    Parts that cannot be placed first give up hiding their stores, then are divided.
+    """
+    planner = Planner(forms, Weights())
     while True:
-        groups = planner.groups()
-        items = planner.items(groups)
-        try:
-            return _layer_groups(planner, groups), items, lay_out(items, chip)
-        except NoRoom as problem:
-            planner.refuse(groups[items[problem.item].group])
+        schedule = planner.schedule()
+        items = items_of(schedule, forms)
+        for linger in (schedule.linger, 0):
+            schedule = replace(schedule, linger=linger)
+            try:
+                return schedule, items, lay_out(items, forms.chip, schedule.lookahead, linger)
+            except NoRoom as problem:
+                failed = items[problem.item].group
+        planner.refuse(schedule.parts[failed])
+
+
+def _follow(schedule: Schedule, forms: Forms) -> tuple[Schedule, list[Item], PlacedItems]:
+    """A given schedule's items and their places. Raises InvalidSchedule when it does not suit."""
+    items = items_of(schedule, forms)
+    try:
+        return schedule, items, lay_out(items, forms.chip, schedule.lookahead, schedule.linger)
+    except NoRoom as problem:
+        raise InvalidSchedule(f"part {items[problem.item].group} finds no room in local memory") from problem
 
 
 def compile_network(
-    network: Network, chip: str = "bm1684x", *, name: str | None = None, kernel_module: KernelModule | None = None
+    network: Network,
+    chip: str = "bm1684x",
+    *,
+    schedule: Schedule | None = None,
+    name: str | None = None,
+    kernel_module: KernelModule | None = None,
 ) -> Compiled:
-    """The bmodel of a TPU network: equal networks give equal bytes.
+    """The bmodel of a TPU network: equal networks (and schedules, if one is given) give equal bytes.
 
-    Raises BadInput naming the tensor when an operation cannot be cut to fit the chip.
+    Raises BadInput naming the tensor when an operation cannot be cut to fit the chip, InvalidSchedule when `schedule`
+    does not suit the network.
     """
     target = chip_named(chip)
     placement = place(network, target)
-    groups, items, placed = arrange(placement, target)
+    forms = forms_of(placement, target)
+    schedule, items, placed = arrange(forms) if schedule is None else _follow(schedule, forms)
     plan = global_memory.assign(global_memory.lifetimes(placement, items))
     writer = Writer(items, placed, target, plan.offsets, placement.constants)
     commands = writer.write()
@@ -134,4 +164,5 @@ def compile_network(
     )
     memory = MemoryUse(len(data), plan.size, plan.lower_bound, placed.peak, placed.lower_bound)
     blocks = tuple(writer.local_blocks())
-    return Compiled(bmodel, tuple(commands), memory, tuple(groups), tuple(writer.groups), blocks)
+    groups = tuple(_layer_groups(schedule, forms))
+    return Compiled(bmodel, tuple(commands), memory, groups, tuple(writer.groups), blocks, schedule)

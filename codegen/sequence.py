@@ -64,8 +64,8 @@ class Layout:
 
     items: Sequence[Item]
     chip: Chip
-    linger: bool = True
-    """Whether stored results stay one slot longer, so that their transfer hides behind the next item."""
+    linger: int
+    """How many slots longer stored results stay, so that their transfer hides behind the next items."""
     blocks: dict[tuple[int, str], Block] = field(default_factory=dict)
     residents: dict[str, Block] = field(default_factory=dict)
     held: dict[tuple[int, str], Block] = field(default_factory=dict)
@@ -118,8 +118,8 @@ class Layout:
         made = item.results.get(name)
         if made is not None:
             self.residents[made.key] = block
-        if name in item.stored and self.linger:
-            block.last = max(block.last, min(index + 1, len(self.items) - 1))
+        if name in item.stored:
+            block.last = max(block.last, min(index + self.linger, len(self.items) - 1))
 
     def _separate(self, index: int, buffers: Sequence[Buffer]) -> None:
         for buffer in buffers:
@@ -151,18 +151,14 @@ def _is_whole(actions: Sequence[Action], resident: Resident) -> bool:
     return action.into is None and action.row_step == 1 and action.box == resident.box
 
 
-def lay_out(items: Sequence[Item], chip: Chip) -> PlacedItems:
+def lay_out(items: Sequence[Item], chip: Chip, lookahead: int, linger: int) -> PlacedItems:
     """Blocks and load slots of all items. Raises NoRoom naming the item that does not fit."""
-    for linger in (True, False):
-        layout = Layout(items, chip, linger)
-        layout.collect()
-        timeline, failed = pack(layout.every, len(items), chip)
-        if failed is None:
-            break
-    else:
-        assert failed is not None
+    layout = Layout(items, chip, linger)
+    layout.collect()
+    timeline, failed = pack(layout.every, len(items), chip)
+    if failed is not None:
         raise NoRoom(failed.first)
-    slots = _advance(layout, timeline)
+    slots = _advance(layout, timeline, lookahead)
     return PlacedItems(layout.blocks, slots, layout.sources, timeline.peak(), timeline.lower_bound())
 
 
@@ -177,7 +173,7 @@ def _written(items: Sequence[Item]) -> list[set[str]]:
     return found
 
 
-def _advance(layout: Layout, timeline: Timeline) -> list[list[Load]]:
+def _advance(layout: Layout, timeline: Timeline, lookahead: int) -> list[list[Load]]:
     """Gives every load its slot, keeping their order."""
     items = layout.items
     slots: list[list[Load]] = [[] for _ in items]
@@ -197,7 +193,7 @@ def _advance(layout: Layout, timeline: Timeline) -> list[list[Load]]:
             for action in load.actions:
                 if isinstance(action, LoadOperand) and load.source is None:
                     ready = max(ready, last_write.get(item.compute.storage(action).buffer, -1) + 1)
-            timeline.advance(load.block, min(ready, load.block.first))
+            timeline.advance(load.block, min(max(ready, load.block.first - lookahead), load.block.first))
             earliest = load.block.first
             slots[load.block.first].append(load)
         for buffer in written[index]:

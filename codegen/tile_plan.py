@@ -8,10 +8,10 @@ from itertools import pairwise
 from math import prod
 
 from tpu_deploy.chips import Chip
-from tpu_deploy.codegen import transfers
+from tpu_deploy.codegen import costs, transfers
 from tpu_deploy.codegen.items import load_key
 from tpu_deploy.codegen.layout import round_up
-from tpu_deploy.codegen.program import Action, LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen.program import Action, Fill, LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.tiles import Grid, Order, boxes, channel_tiles, spatial_tiles
 from tpu_deploy.codegen.vectors import through_rows
 from tpu_deploy.codegen.works import Compute
@@ -19,16 +19,23 @@ from tpu_deploy.errors import BadInput
 
 ROOM = 0.94
 """The share of local memory that two tiles may take: buffers kept apart from each other take more than their sum."""
-TILE_OVERHEAD = 300.0
+TILE_OVERHEAD = 100.0
 """What one more tile costs, in cycles: commands that are short and wait for each other."""
-BYTES_PER_CYCLE = 50.0
-"""A middling rate of the DMA engine, for comparing plans."""
 PATIENCE = 3
 """How many finer cuts in a row may be worse before the search for finer ones ends."""
 
 
 @dataclass(frozen=True)
 class TilePlan:
+    """A cut of a computation by itself: the number of the variant, the grid, and what it takes by the estimate."""
+
+    variant: int
+    grid: Grid
+    cycles: float
+
+
+@dataclass(frozen=True)
+class Tiles:
     """Programs of all tiles in order, and the keys of loads that stay from tile to tile."""
 
     programs: tuple[TileProgram, ...]
@@ -39,11 +46,6 @@ def constant_row(load: LoadConstant, chip: Chip) -> int:
     """Bytes that loading a constant writes in each of its lanes."""
     rows, words = transfers.constant_shape(load.lanes, load.row_bytes, chip)
     return rows * words * 4
-
-
-def constant_traffic(program: TileProgram, chip: Chip) -> int:
-    """Bytes of all lanes that loading a program's constants moves."""
-    return sum(constant_row(a, chip) * a.lanes for a in program.actions if isinstance(a, LoadConstant))
 
 
 def grown(program: TileProgram, chip: Chip) -> TileProgram:
@@ -75,16 +77,6 @@ def single_loads(program: TileProgram, work: Compute) -> dict[str, str]:
     return found
 
 
-def _bytes(action: Action, work: Compute, chip: Chip) -> int:
-    """Bytes a transfer moves."""
-    if isinstance(action, LoadConstant):
-        return constant_row(action, chip) * action.lanes
-    if isinstance(action, LoadOperand | StoreResult):
-        dims = action.box.dims if isinstance(action, StoreResult) else action.dims
-        return prod(dims) * work.storage(action).dtype.itemsize
-    return 0
-
-
 def fits_fields(program: TileProgram, chip: Chip) -> bool:
     """Whether all sizes can be written into instructions."""
     for action in program.actions:
@@ -96,8 +88,17 @@ def fits_fields(program: TileProgram, chip: Chip) -> bool:
     return True
 
 
+def _cycles(action: Action, work: Compute, chip: Chip) -> int:
+    """Cycles of the DMA engine for a transfer."""
+    if isinstance(action, LoadConstant):
+        return costs.constant_cycles(action, chip)
+    if isinstance(action, LoadOperand | StoreResult):
+        return costs.transfer_cycles(action, work, chip)
+    return costs.fill_cycles(action, chip) if isinstance(action, Fill) else 0
+
+
 def _cost(variant: Variant, grid: Grid, work: Compute, chip: Chip, share: float) -> float | None:
-    """Cycles by the bytes moved, from one tile in the middle and the next; None where such tiles do not fit."""
+    """Cycles, from one tile in the middle and the next; None where such tiles do not fit."""
     tiles = boxes(variant.tiling, grid)
     at = max(range(len(tiles)), key=lambda k: (prod(tiles[k].dims), -abs(k - len(tiles) // 2)))
     program = grown(variant.tile(tiles[at]), chip)
@@ -112,13 +113,17 @@ def _cost(variant: Variant, grid: Grid, work: Compute, chip: Chip, share: float)
         kept = {b for b, key in own.items() if other.get(b) == key}
     stay = sum(b.bytes for b in program.buffers if b.name in kept)
     doubled = len(tiles) == 1 or stay + 2 * (need - stay) <= room
-    moved = 0.0
-    reloads = len(tiles) / _inner_count(variant, grid)
+    once, moved = 0, 0
     for action in program.actions:
-        times = reloads if getattr(action, "buffer", "") in kept else len(tiles)
-        moved += _bytes(action, work, chip) * times
-    exposed = 1.0 / len(tiles) if doubled else 1.0
-    return moved / BYTES_PER_CYCLE * (1.0 + exposed) + TILE_OVERHEAD * len(tiles)
+        cycles = _cycles(action, work, chip)
+        if getattr(action, "buffer", "") in kept:
+            once += cycles
+        else:
+            moved += cycles
+    computed = costs.steps_cycles(program, chip)
+    steady = max(moved, computed) if doubled else moved + computed
+    reloads = len(tiles) / _inner_count(variant, grid)
+    return once * reloads + steady * len(tiles) + min(moved, computed) + TILE_OVERHEAD * len(tiles)
 
 
 def _inner_count(variant: Variant, grid: Grid) -> int:
@@ -160,16 +165,19 @@ def plan_tiles(work: Compute, chip: Chip, share: float = 1.0) -> TilePlan:
 
     Raises BadInput naming the tensor when not even the smallest tile fits local memory.
     """
-    for variant in work.variants:
+    for number, variant in enumerate(work.variants):
         found = min(_grids(variant, work, chip, share), key=lambda g: g[0], default=None)
-        if found is None:
-            continue
-        programs = tuple(
-            through_rows(grown(variant.tile(box), chip), work, (), _stored(variant.tile(box)), chip)
-            for box in boxes(variant.tiling, found[1])
-        )
-        keys = [set(single_loads(p, work).values()) for p in programs]
-        held = {k for one, after in pairwise(keys) for k in one & after}
-        return TilePlan(programs, frozenset(held))
+        if found is not None:
+            return TilePlan(number, found[1], found[0])
     name, shape = work.view.result.name, work.view.result.shape
     raise BadInput(f"{name}: no tile of {work.view.kind} {shape} fits the chip's local memory; reduce its size")
+
+
+def tiles_of(work: Compute, variant: Variant, grid: Grid, chip: Chip) -> Tiles:
+    """The programs of a computation cut by a grid."""
+    programs = tuple(
+        through_rows(grown(variant.tile(box), chip), work, (), _stored(variant.tile(box)), chip)
+        for box in boxes(variant.tiling, grid)
+    )
+    keys = [set(single_loads(p, work).values()) for p in programs]
+    return Tiles(programs, frozenset(k for one, after in pairwise(keys) for k in one & after))

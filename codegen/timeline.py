@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.layout import round_up
 
-LOOKAHEAD = 96
-"""How many slots a load may run ahead of its first use."""
-
 
 @dataclass
 class Block:
@@ -84,7 +81,7 @@ class Timeline:
     def advance(self, block: Block, earliest: int) -> None:
         """Moves a placed load to the offset from which it can begin soonest, not before slot `earliest`."""
         self._remove(block)
-        needed, floor = block.first, max(earliest, block.first - LOOKAHEAD, 0)
+        needed, floor = block.first, max(earliest, 0)
         ranges = self._ranges(block, self._overlapping(floor, block.last))
         best = (needed, block.offset)
         for start in self._candidates(block, ranges):

@@ -45,6 +45,13 @@ def _pays(work: Compute, action: LoadOperand | StoreResult) -> bool:
     return whole is not None and whole[0][2:] == (1, 1) and whole[1][1] == 1
 
 
+def as_row(work: Compute, action: LoadOperand | StoreResult) -> LoadOperand | StoreResult | None:
+    """The transfer of the row in place of single elements; None where that does not pay."""
+    if not _pays(work, action):
+        return None
+    return replace(action, axes=_row_axes(action.axes), box=_row(action.box), buffer=f"{action.buffer} row")
+
+
 def through_rows(
     program: TileProgram, work: Compute, resident: Collection[str], stored: Collection[str], chip: Chip
 ) -> TileProgram:
@@ -53,7 +60,7 @@ def through_rows(
     actions: list[Action] = []
 
     def row_of(name: str, dims: Dims, itemsize: int) -> Buffer:
-        row = Buffer(f"{name} row", aligned_bytes(dims, itemsize, chip))
+        row = Buffer(name, aligned_bytes(dims, itemsize, chip))
         known: Mapping[str, Buffer] = buffers
         buffers[row.name] = replace(row, bytes=max(row.bytes, known[row.name].bytes if row.name in known else 0))
         return row
@@ -61,13 +68,13 @@ def through_rows(
     for action in program.actions:
         wanted = isinstance(action, LoadOperand) and action.buffer not in resident
         wanted = wanted or (isinstance(action, StoreResult) and action.buffer in stored)
-        if not wanted or not isinstance(action, LoadOperand | StoreResult) or not _pays(work, action):
+        moved = as_row(work, action) if wanted and isinstance(action, LoadOperand | StoreResult) else None
+        if moved is None or not isinstance(action, LoadOperand | StoreResult):
             actions.append(action)
             continue
-        box, dtype = _row(action.box), work.storage(action).dtype
-        row = row_of(action.buffer, box.dims, dtype.itemsize)
-        channels, line = Local(action.buffer, action.box.dims, dtype), Local(row.name, box.dims, dtype)
-        moved = replace(action, axes=_row_axes(action.axes), box=box, buffer=row.name)
+        dtype = work.storage(action).dtype
+        row = row_of(moved.buffer, moved.box.dims, dtype.itemsize)
+        channels, line = Local(action.buffer, action.box.dims, dtype), Local(row.name, moved.box.dims, dtype)
         if isinstance(action, LoadOperand):
             actions += [moved, tiu.transpose_channels(channels, line, chip)]
         else:

@@ -1,15 +1,25 @@
-"""Computations uncut but for the batch: their programs, what they take from local memory, what their constants cost."""
+"""Computations uncut but for the batch: their programs, what they take from local memory, what they cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tpu_deploy.chips import Chip
-from tpu_deploy.codegen import tile_plan
-from tpu_deploy.codegen.program import LoadConstant, LoadOperand, Step, StoreResult, TileProgram, Variant
+from tpu_deploy.codegen import costs, tile_plan
+from tpu_deploy.codegen.program import (
+    Fill,
+    LoadConstant,
+    LoadOperand,
+    Step,
+    StoreResult,
+    TileProgram,
+    Variant,
+    usual_variants,
+)
 from tpu_deploy.codegen.views import Box, Dims, Storage
-from tpu_deploy.codegen.works import Compute
+from tpu_deploy.codegen.works import Compute, Copy, Work
 
 Place = tuple[str, int, Dims, Dims]
 """Where a tensor seen as (n, c, h, w) lies: buffer, offset, sizes, strides (0 along sizes of 1)."""
@@ -30,9 +40,10 @@ def place_of(storage: Storage, shape: tuple[int, ...], axes: object) -> Place | 
 
 @dataclass(frozen=True)
 class Whole:
-    """A computation uncut but for the batch: its program for a slice of `images`, and where its tensors lie."""
+    """A computation uncut but for the batch: the variant of that number, in slices of `images`."""
 
     work: Compute
+    number: int
     variant: Variant
     images: int
     chip: Chip
@@ -42,6 +53,11 @@ class Whole:
         """The program of the first slice."""
         n, c, h, w = self.variant.tiling.dims
         return self.variant.tile(Box((0, 0, 0, 0), (min(self.images, n), c, h, w)))
+
+    @cached_property
+    def fits_fields(self) -> bool:
+        """Whether all sizes can be written into instructions."""
+        return tile_plan.fits_fields(self.program, self.chip)
 
     @cached_property
     def operands(self) -> dict[str, tuple[Place | None, LoadOperand]]:
@@ -77,17 +93,121 @@ class Whole:
         return {b.name: b.bytes for b in self.program.buffers}
 
     @cached_property
-    def constant_bytes(self) -> int:
-        """Bytes of all lanes that loading the constants moves."""
-        return tile_plan.constant_traffic(self.program, self.chip)
+    def size(self) -> int:
+        """Bytes of all buffers."""
+        return sum(self.sizes.values())
 
     @cached_property
-    def constants(self) -> set[str]:
-        """Buffers of constants."""
-        return {a.buffer for a in self.program.actions if isinstance(a, LoadConstant)}
+    def constants(self) -> dict[str, int]:
+        """Buffers of constants, with their bytes."""
+        return {a.buffer: self.sizes[a.buffer] for a in self.program.actions if isinstance(a, LoadConstant)}
+
+    @cached_property
+    def steps_cycles(self) -> int:
+        """Cycles of the TIU for one slice."""
+        return costs.steps_cycles(self.program, self.chip)
+
+    @cached_property
+    def load_cycles(self) -> dict[str, int]:
+        """Cycles of the DMA engine for each operand's buffer, loaded from global memory."""
+        cycles = dict.fromkeys(self.operands, 0)
+        for action in self.program.actions:
+            if isinstance(action, LoadOperand):
+                cycles[action.buffer] += costs.transfer_cycles(action, self.work, self.chip)
+        return cycles
+
+    @cached_property
+    def constant_cycles(self) -> int:
+        """Cycles of the DMA engine for all constants."""
+        return sum(costs.constant_cycles(a, self.chip) for a in self.program.actions if isinstance(a, LoadConstant))
+
+    @cached_property
+    def fill_cycles(self) -> int:
+        """Cycles of the DMA engine for all fills."""
+        return sum(costs.fill_cycles(a, self.chip) for a in self.program.actions if isinstance(a, Fill))
+
+    @cached_property
+    def store_cycles(self) -> int:
+        """Cycles of the DMA engine for the result, stored to global memory."""
+        actions = self.program.actions
+        return sum(costs.transfer_cycles(a, self.work, self.chip) for a in actions if isinstance(a, StoreResult))
 
 
 def grown(variant: Variant, chip: Chip) -> Variant:
     """The variant with buffers grown to what loading their constants writes."""
     tile = variant.tile
     return replace(variant, tile=lambda box: tile_plan.grown(tile(box), chip))
+
+
+@dataclass
+class Forms:
+    """All forms that the works of a network can run in, made when they are asked for."""
+
+    works: Sequence[Work]
+    kept_buffers: frozenset[str]
+    chip: Chip
+    readers: dict[str, set[int]] = field(default_factory=dict, init=False)
+    """The works that read each buffer of global memory."""
+    _wholes: dict[tuple[int, int], dict[int, Whole]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        for index, work in enumerate(self.works):
+            for storage in reads(work):
+                self.readers.setdefault(storage.buffer, set()).add(index)
+
+    @cached_property
+    def batch(self) -> int:
+        """The largest number of images of any result."""
+        return max(
+            (usual_variants(w.variants)[-1].tiling.dims[0] for w in self.works if isinstance(w, Compute)), default=1
+        )
+
+    def wholes(self, index: int, images: int) -> dict[int, Whole]:
+        """The forms of a work that can run in slices of `images` by their numbers; what suits residents comes last."""
+        key = (index, images)
+        if key not in self._wholes:
+            work = self.works[index]
+            assert isinstance(work, Compute)
+            self._wholes[key] = {
+                number: whole
+                for number, variant in enumerate(work.variants)
+                if self._can_be_sliced(variant, images)
+                and (whole := Whole(work, number, grown(variant, self.chip), images, self.chip)).fits_fields
+            }
+        return self._wholes[key]
+
+    def _can_be_sliced(self, variant: Variant, images: int) -> bool:
+        tiling = variant.tiling
+        if variant.fallback or any(tiling.cuts):
+            return False
+        if images == self.batch:
+            return True
+        return tiling.dims[0] == self.batch and tiling.multiple[0] > 0 and images % tiling.multiple[0] == 0
+
+    def chosen(self, index: int, images: int, made: Mapping[Place, object]) -> Whole | None:
+        """The form that takes most operands from residents; where it takes none, the preferred one unless a later work
+        can take the result of the last one from local memory."""
+        options = list(self.wholes(index, images).values())
+        if len(options) < 2 or options[0].variant.preferred:
+            return options[0] if options else None
+        best = max(options, key=lambda f: sum(p in made for p, _ in f.operands.values()))
+        if any(p in made for p, _ in best.operands.values()):
+            return best
+        return options[-1] if self._is_wanted(index, options[-1]) else options[0]
+
+    def _is_wanted(self, index: int, form: Whole) -> bool:
+        """Whether a later work can take a form's result from local memory."""
+        place = form.result[0]
+        for reader in self.readers.get(form.work.result.buffer, set()):
+            if reader > index and isinstance(self.works[reader], Compute):
+                options = list(self.wholes(reader, form.images).values())
+                if options and place is not None and any(p == place for p, _ in options[0].operands.values()):
+                    return True
+        return False
+
+
+def reads(work: Work) -> list[Storage]:
+    """The storages a work reads."""
+    if isinstance(work, Compute):
+        return [s for s in work.operands if s is not None]
+    return [work.source] if isinstance(work, Copy) else []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tpu_deploy.chips import chip
 from tpu_deploy.codegen.global_memory import ALIGN, Lifetime, assign
-from tpu_deploy.codegen.timeline import LOOKAHEAD, Block, pack
+from tpu_deploy.codegen.timeline import Block, pack
 
 CHIP = chip("bm1684x")
 PROPERTY = settings(derandomize=True, max_examples=60, deadline=None)
@@ -68,7 +68,7 @@ def test_blocks_that_begin_earlier_still_overlap_nothing(made, data):
         earliest = data.draw(st.integers(0, block.first))
         timeline.advance(block, earliest)
         first, last = before[block.name]
-        assert max(earliest, first - LOOKAHEAD) <= block.first <= first and block.last == last
+        assert earliest <= block.first <= first and block.last == last
         before[block.name] = (block.first, block.last)
         assert_disjoint(made)
         assert_inside(made)

@@ -1,0 +1,164 @@
+"""What a group of works takes and moves when it runs in slices of the batch, as works are added to it one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpu_deploy.codegen.views import Storage
+from tpu_deploy.codegen.wholes import Forms, Place, Whole
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How cycles are weighed against each other when groups are compared.
+
+    A group takes the cycles of the busier engine; `moved` of those of the DMA engine come on top (other groups may need
+    it), `exposed` of the transfers that nothing in the group hides, and `group` for every group.
+    """
+
+    moved: float = 0.0
+    exposed: float = 1.0
+    group: float = 200.0
+    slice: float = 20.0
+    """For each operation of each slice: commands that are short and wait for each other."""
+
+
+class Measure:
+    """A group that begins with a work and runs in slices of `images`."""
+
+    def __init__(self, forms: Forms, start: int, images: int) -> None:
+        self.all = forms
+        self.start, self.images = start, images
+        self.slices = forms.batch // images
+        self.forms: list[Whole] = []
+        self.made: dict[Place, int] = {}
+        self.last: dict[Place, int] = {}
+        self.taken: list[int] = []
+        """How many later works take each result from local memory."""
+        self.readers: list[int] = []
+        """How many later works read each result."""
+        self.alive: list[int] = []
+        """Bytes in use while each work runs, without what later works still need."""
+        self.written: dict[str, Storage | None] = {}
+        """Buffers that works write: the one tensor in it whose first axis is the batch, None for anything else."""
+        self.constants: list[int] = []
+        """Bytes of the constants of each work."""
+        self.peak = 0
+        self.computed = self.loaded = self.stored = self.constant_cycles = 0
+        """Cycles of the TIU for a slice; of the DMA engine for the operands, results and constants of a slice."""
+
+    def add(self, index: int, number: int | None = None) -> bool:
+        """Adds a work, in the form of that number or the one that suits; False when it cannot run in such slices."""
+        if number is None:
+            form = self.all.chosen(index, self.images, self.made)
+        else:
+            form = self.all.wholes(index, self.images).get(number)
+        if form is None or self._crosses_slices(form):
+            return False
+        self._note_written(form)
+        offset = len(self.forms)
+        self.forms.append(form)
+        self.constants.append(sum(form.constants.values()))
+        self.computed += form.steps_cycles
+        self.constant_cycles += form.constant_cycles
+        self.loaded += form.fill_cycles
+        held = self._take_operands(form, offset)
+        self.alive.append(form.size + held)
+        self.peak = max(self.peak, self.alive[-1])
+        self._note_result(form, offset)
+        return True
+
+    def _take_operands(self, form: Whole, offset: int) -> int:
+        """Notes what a form takes from local memory and what it loads; bytes of residents beside its own buffers."""
+        held = 0
+        places: dict[Place, bool] = {}
+        for buffer, (place, load) in form.operands.items():
+            if place is None or place not in self.made:
+                self.loaded += form.load_cycles[buffer]
+                continue
+            self._keep(place, offset)
+            whole = load.box.dims[1:] == place[2][1:]
+            places[place] = places.get(place, False) or whole
+            if whole:
+                held -= form.sizes[buffer]
+        for place in places:
+            maker = self.made[place]
+            held += self.forms[maker].sizes[self.forms[maker].result[1]]
+            reads = [p for p, load in form.operands.values() if form.work.storage(load).buffer == place[0]]
+            if all(p == place for p in reads):
+                self.taken[maker] += 1
+                if self.taken[maker] == self.readers[maker] and not self._leaves(maker):
+                    self.stored -= self.forms[maker].store_cycles
+        return held
+
+    def _note_result(self, form: Whole, offset: int) -> None:
+        place, _ = form.result
+        buffer = form.work.result.buffer
+        self.taken.append(0)
+        self.readers.append(sum(k > self.start + offset for k in self.all.readers.get(buffer, ())))
+        if self.is_stored(offset):
+            self.stored += form.store_cycles
+        if place is not None:
+            self.made[place], self.last[place] = offset, offset
+
+    def _note_written(self, form: Whole) -> None:
+        result = form.work.result
+        tiling = form.variant.tiling
+        sliced = result.shape[:1] == (self.all.batch,) and tiling.shape[0] == self.all.batch
+        known = sliced and tiling.axes[0] == (0,) and result.buffer not in self.written
+        self.written[result.buffer] = result if known else None
+
+    def _crosses_slices(self, form: Whole) -> bool:
+        """Whether a form loads from global memory what a work of this group may write there in a later slice.
+
+        A slice may read back its own images of the very tensor that was written.
+        """
+        batch = self.all.batch
+        if self.images == batch:
+            return False
+        for place, load in form.operands.values():
+            storage = form.work.storage(load)
+            if (place is not None and place in self.made) or storage.buffer not in self.written:
+                continue
+            own = storage == self.written[storage.buffer] and load.shape[0] == batch and load.axes[0] == (0,)
+            if not own:
+                return True
+        return False
+
+    def _keep(self, place: Place, until: int) -> None:
+        """Extends the life of a resident to the work before `until`, at which it is counted with the operands."""
+        form = self.forms[self.made[place]]
+        for offset in range(self.last[place] + 1, until):
+            self.alive[offset] += form.sizes[form.result[1]]
+            self.peak = max(self.peak, self.alive[offset])
+        self.last[place] = until
+
+    def _leaves(self, offset: int) -> bool:
+        """Whether a result goes to global memory whoever reads it."""
+        form = self.forms[offset]
+        return form.result[0] is None or form.work.result.buffer in self.all.kept_buffers
+
+    def is_stored(self, offset: int) -> bool:
+        """Whether a result must go to global memory: it is an output, or somebody reads it there."""
+        return self._leaves(offset) or self.readers[offset] > self.taken[offset]
+
+    def reloaded(self, room: float) -> tuple[int, ...]:
+        """The works whose constants have to be loaded for each slice so that the others can stay: the largest."""
+        if self.slices == 1:
+            return ()
+        kept, found = sum(self.constants), []
+        for offset in sorted(range(len(self.constants)), key=lambda k: (-self.constants[k], k)):
+            if self.peak + kept <= room:
+                break
+            kept -= self.constants[offset]
+            found.append(offset)
+        return tuple(sorted(found))
+
+    def cost(self, reloaded: tuple[int, ...], weights: Weights) -> float:
+        """Cycles of all slices, weighed."""
+        again = sum(self.forms[k].constant_cycles for k in reloaded)
+        moved = self.slices * (self.loaded + self.stored) + self.constant_cycles + again * (self.slices - 1)
+        first = sum(c for b, c in self.forms[0].load_cycles.items())
+        exposed = first + self.forms[-1].store_cycles * self.is_stored(len(self.forms) - 1)
+        busy = max(self.slices * self.computed, moved) + weights.moved * moved
+        return busy + weights.exposed * exposed + weights.group + weights.slice * self.slices * len(self.forms)
