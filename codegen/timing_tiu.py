@@ -40,8 +40,8 @@ _IN_VECTOR = (64, 32, 16, 32, 16, 32, 64, 64)
 _JUDGED = Precision.BF16.value
 """The last element type the vendor's cost functions take."""
 
-# (pixels, input channels) the cube unit takes in one cycle, by the code of the input's type
-_CUBE = ((4, 64), (4, 32), (16, 1), (4, 32), (16, 1), (4, 32), (4, 64), (4, 64))
+CUBE = ((4, 64), (4, 32), (16, 1), (4, 32), (16, 1), (4, 32), (4, 64), (4, 64))
+"""(pixels, input channels) the cube unit takes in one cycle, by the code of the input's type."""
 
 
 def _codes(operations: str) -> frozenset[int]:
@@ -80,7 +80,7 @@ def _bank_clash(f: Fields) -> bool:
 @TIU_FORMULAS.of("CONV")
 def _convolution(f: Fields) -> Cost:
     precision = f["opd0_prec"]
-    pixels, channels = _CUBE[precision]
+    pixels, channels = CUBE[precision]
     outputs = f["res0_n"] * _up(f["res0_c"], LANES) * _up(f["res0_h"] * f["res0_w"], pixels)
     return Cost(outputs * f["opd1_h"] * f["opd1_w"] * _up(f["opd0_c"], channels), estimated=precision > _JUDGED)
 

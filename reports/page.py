@@ -31,8 +31,8 @@ class Mark:
     label: str
 
 
-def render(record: Mapping[str, Any]) -> str:
-    """The page of a report's record."""
+def render(record: Mapping[str, Any], profile: str = "") -> str:
+    """The page of a report's record; `profile` is the section that says where the time goes, as markup."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -46,11 +46,10 @@ def render(record: Mapping[str, Any]) -> str:
         "sort_key": lambda value: number(value) if value is not None else "",
     }
     template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text())
-    by_tensor = record["timing"]["by_tensor"]
     return template.render(
         record=record,
+        profile=profile,
         marks=chart(record["layers"]),
-        most=max((max(row["tiu_cycles"], row["gdma_cycles"]) for row in by_tensor), default=0) or 1,
         grid=[(db, height_of(db)) for db in GRID_DB],
         width=WIDTH,
         height=HEIGHT,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tpu_deploy.files import replacing
-from tpu_deploy.reports import page
+from tpu_deploy.reports import page, profile_page
 from tpu_deploy.reports.layers import Layer, table
+from tpu_deploy.reports.profile import Profile
 
 SCHEMA = 2
 """Version of the record's layout: raised when a key changes its meaning or goes."""
@@ -27,13 +28,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write(folder: Path, record: Mapping[str, Any], layers: Sequence[Layer]) -> list[Path]:
+def write(folder: Path, record: Mapping[str, Any], layers: Sequence[Layer], profile: Profile) -> list[Path]:
     """The files of a report, written into `folder`: report.json, layers.csv, index.html. Raises BadInput."""
     whole = plain({"schema": SCHEMA, **record})
     contents = {
         "report.json": json.dumps(whole, indent=1, allow_nan=False) + "\n",
         "layers.csv": table(layers).to_csv(index=False),
-        "index.html": page.render(whole),
+        "index.html": page.render(whole, profile_page.section(profile)),
     }
     for name, content in contents.items():
         with replacing(folder / name) as stream:

@@ -17,7 +17,9 @@ from tpu_deploy.errors import BadInput, CheckFailed
 if TYPE_CHECKING:
     from tpu_deploy.calibration import CalibrationTable, Preprocessing
     from tpu_deploy.pipeline.deployment import Deployment, deploy
+    from tpu_deploy.pipeline.guard import check
     from tpu_deploy.pipeline.inspection import Inspection, inspect
+    from tpu_deploy.pipeline.profiling import profile
     from tpu_deploy.pipeline.tables import calibrate
     from tpu_deploy.runtime.session import Session, load
 
@@ -35,9 +37,11 @@ _HOMES = {
     "Preprocessing": "calibration",
     "Session": "runtime.session",
     "calibrate": "pipeline.tables",
+    "check": "pipeline.guard",
     "deploy": "pipeline.deployment",
     "inspect": "pipeline.inspection",
     "load": "runtime.session",
+    "profile": "pipeline.profiling",
 }
 
 __all__ = [
@@ -50,9 +54,11 @@ __all__ = [
     "Session",
     "__version__",
     "calibrate",
+    "check",
     "deploy",
     "inspect",
     "load",
+    "profile",
 ]
 
 

@@ -50,6 +50,7 @@ READERS = {
     "run": ("--inputs", "one.npz", "-o", "out.npz"),
     "disassemble": (),
     "info": (),
+    "profile": ("--html", "out.html"),
 }
 
 

@@ -43,7 +43,7 @@ def test_a_report_is_three_files(report: Path) -> None:
 def test_the_record_has_a_version_and_all_parts(record: dict[str, Any]) -> None:
     assert record["schema"] == 2
     parts = {"tool", "model", "chip", "precision", "bmodel", "inputs", "outputs", "calibration", "gate"}
-    assert parts | {"verification", "findings", "layers", "memory", "timing", "schema"} == set(record)
+    assert parts | {"verification", "findings", "layers", "memory", "timing", "profile", "schema"} == set(record)
     assert [check["verdict"] for check in record["verification"]["checks"]] == ["ok"] * 5 + ["absent"]
 
 

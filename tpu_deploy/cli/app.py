@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from tpu_deploy.cli import options
+from tpu_deploy.cli.check import check
+from tpu_deploy.cli.profile import profile
 from tpu_deploy.errors import CheckFailed
 
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -227,6 +229,10 @@ def disassemble(bmodel: options.Bmodel) -> None:
 
     for line in disassembly(read_bmodel(bmodel, verify=True)):
         sys.stdout.write(line + "\n")
+
+
+app.command()(profile)
+app.command()(check)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tpu_deploy.reports import profile_record, profile_text
 from tpu_deploy.reports.text import columns, cosine, decibels, size
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def deployment(built: Deployment, report: str | None) -> str:
     ]
     if report is not None:
         lines.append(f"{Path(report) / 'index.html'}: the report")
+    lines += ["", profile_text.overview(built.profile), ""]
     if built.verification is None:
         lines.append("not verified (--no-verify)")
         return "\n".join(lines)
@@ -41,17 +43,16 @@ def verification(found: Verification) -> str:
 
 
 def described(model: Bmodel) -> dict[str, Any]:
-    """What a bmodel holds, with the estimated cycles of each stage, as plain data."""
+    """What a bmodel holds, with how long each stage takes and what bounds it, as plain data."""
     from tpu_deploy.codegen.bmodel import DECODED_CHIP, describe
-    from tpu_deploy.codegen.timing import estimate
+    from tpu_deploy.reports.profile import profile
 
     found = describe(model)
     if model.chip == DECODED_CHIP:
-        timing = estimate(model)
-        for (net, stage), cycles in timing.stages.items():
-            described_net = next(each for each in found["nets"] if each["name"] == net)
-            described_net["stages"][stage]["cycles"] = cycles
-            described_net["stages"][stage]["milliseconds"] = cycles * 1e3 / timing.frequency_hz
+        stages = profile_record.record(profile(model))["stages"]
+        shown = ("cycles", "milliseconds", "tiu_busy", "gdma_busy", "bound", "traffic", "local_memory")
+        for described_stage, stage in zip((s for net in found["nets"] for s in net["stages"]), stages, strict=True):
+            described_stage |= {key: stage[key] for key in shown}
     return found
 
 
@@ -84,11 +85,25 @@ def _stage(stage: Mapping[str, Any]) -> list[str]:
         f"  commands: {', '.join(counts)} in {_counted(len(stage['groups']), 'group')}",
     ]
     if "cycles" in stage:
-        lines.append(f"  estimated: {stage['cycles']:,} cycles, {stage['milliseconds']:.3f} ms")
+        lines += _time(stage)
     for engine, count in stage["commands"].items():
         if count["opcodes"]:
             lines.append(f"  {engine}: " + ", ".join(f"{opcode} {n}" for opcode, n in count["opcodes"].items()))
     return lines
+
+
+def _time(stage: Mapping[str, Any]) -> list[str]:
+    cycles, bound = stage["cycles"], stage["bound"]
+    busy = [f"{name} busy {profile_text.percent(stage[key], cycles)}" for name, key in _BUSY]
+    lines = [f"  estimated: {cycles:,} cycles, {stage['milliseconds']:.3f} ms; {', '.join(busy)}"]
+    if bound["distance"] is not None:
+        lines.append(
+            f"  bound by {bound['binds']}: {bound['cycles']:,} cycles; this is {bound['distance']:.2f} times it"
+        )
+    return lines
+
+
+_BUSY = (("TIU", "tiu_busy"), ("GDMA", "gdma_busy"))
 
 
 def _counted(count: int, what: str) -> str:

@@ -24,6 +24,7 @@ from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
 from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.quant import QuantizationPlan
+from tpu_deploy.reports.profile import Profile
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +38,7 @@ class Deployment:
     """A bmodel on disk and how it came about.
 
     `network` is the TPU network. `verification` is None when it was skipped. Sizes are in bytes; `timing.cycles` is an
-    estimate.
+    estimate, `profile` says where they go.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Deployment:
     verification: Verification | None
     memory: MemoryUse
     timing: Estimate
+    profile: Profile
 
     @cached_property
     def reference(self) -> Reference:
@@ -163,6 +165,7 @@ def _finished(build: Build) -> Deployment:
         verification=build.verification,
         memory=build.compiled.memory,
         timing=build.timing,
+        profile=build.profile,
     )
     failed = build.verification.failed("accuracy") if build.verification is not None else []
     if failed:

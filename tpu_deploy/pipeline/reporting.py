@@ -12,7 +12,7 @@ from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen.bmodel import TensorInfo
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.pipeline.options import made_folder
-from tpu_deploy.reports import memory, timing
+from tpu_deploy.reports import memory, profile_record, timing
 from tpu_deploy.reports.layers import rows
 from tpu_deploy.reports.record import write
 
@@ -25,7 +25,7 @@ def write_report(build: Build) -> list[Path]:
     assert build.request.report is not None
     folder = made_folder(build.request.report, "--report")
     layers = build.verification.layers if build.verification is not None else []
-    return write(folder, record(build), layers)
+    return write(folder, record(build), layers, build.profile)
 
 
 def record(build: Build) -> dict[str, Any]:
@@ -56,6 +56,7 @@ def record(build: Build) -> dict[str, Any]:
             **timing.summary(build.timing),
             "by_tensor": timing.by_tensor(build.timing, build.compiled.commands),
         },
+        "profile": profile_record.record(build.profile),
     }
 
 

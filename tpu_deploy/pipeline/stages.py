@@ -33,6 +33,7 @@ from tpu_deploy.pipeline.samples import (
 from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table
 from tpu_deploy.quant import QuantizationPlan, make_plan
+from tpu_deploy.reports.profile import Profile, profile
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Feed, Preprocessing
@@ -75,6 +76,7 @@ class Build:
     compiled: Compiled = field(init=False)
     content: bytes = field(init=False)
     timing: Estimate = field(init=False)
+    profile: Profile = field(init=False)
     verification: Verification | None = None
     first_samples: Sequence[Feed] = ()
     sample_source: str = ""
@@ -152,6 +154,7 @@ def generate_commands(build: Build) -> None:
 def estimate_time(build: Build) -> None:
     """Estimate cycles."""
     build.timing = estimate(build.compiled.bmodel)
+    build.profile = profile(build.compiled.bmodel, build.compiled, build.timing)
 
 
 def verify(build: Build) -> None:
