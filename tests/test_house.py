@@ -44,7 +44,7 @@ FLOORS = [
     ],
     ["tpu_deploy.reports"],
     ["tpu_deploy.pipeline"],
-    ["tpu_deploy.cli", "tpu_deploy.supported_ops"],
+    ["tpu_deploy.cli", "tpu_deploy.supported_ops", "tpu_deploy.testing"],
 ]
 """From the ground up; a module belongs to the longest of these names that it begins with."""
 

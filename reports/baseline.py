@@ -1,0 +1,105 @@
+"""What a later build is held against: the part of a report's record that must not get worse, as a small JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpu_deploy.errors import BadInput
+from tpu_deploy.files import replacing
+from tpu_deploy.reports.record import SCHEMA as REPORT_SCHEMA
+
+SCHEMA = 1
+"""Version of a baseline's layout."""
+
+KIND = "tpu-deploy baseline"
+
+LAYER_KEYS = ("operation", "dtype", "precision", "cosine", "sqnr_db", "saturated", "born_relative_l2")
+"""What is kept of a layer's row."""
+
+MEMORY_KEYS = ("coefficients", "context", "local_peak")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The figures of one build that a guard watches.
+
+    `layers` and `thresholds` are by tensor name; `commands` counts by engine; `memory` is in bytes. `metric` is None
+    where no task was measured.
+    """
+
+    label: str
+    chip: str
+    precision: str
+    sha256: str | None
+    samples: str
+    layers: Mapping[str, Mapping[str, Any]]
+    thresholds: Mapping[str, Mapping[str, Any]]
+    metric: Mapping[str, Any] | None
+    commands: Mapping[str, int]
+    memory: Mapping[str, int]
+    cycles: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The baseline as JSON-able data; `read` reads it back."""
+        return {"kind": KIND, "schema": SCHEMA, **vars(self)}
+
+
+def of_record(record: Mapping[str, Any]) -> Baseline:
+    """The baseline of a report's record."""
+    verification = record.get("verification") or {}
+    return Baseline(
+        label=record["model"]["name"],
+        chip=record["chip"],
+        precision=record["precision"],
+        sha256=record["bmodel"]["sha256"],
+        samples=verification.get("inputs", ""),
+        layers={row["name"]: {key: row.get(key) for key in LAYER_KEYS} for row in record["layers"]},
+        thresholds={n: {k: t[k] for k in ("threshold", "dtype")} for n, t in record["thresholds"].items()},
+        metric=record.get("metric"),
+        commands={engine: each["total"] for engine, each in record["commands"].items()},
+        memory={key: record["memory"][key] for key in MEMORY_KEYS},
+        cycles=record["timing"]["cycles"],
+    )
+
+
+def read(path: Path) -> Baseline:
+    """The baseline in a file: one that `write` made, or a whole report (its folder or report.json).
+
+    Raises BadInput, naming the file, for anything else.
+    """
+    found = _json(path / "report.json" if path.is_dir() else path)
+    is_baseline = found.get("kind") == KIND
+    newest = SCHEMA if is_baseline else REPORT_SCHEMA
+    schema = found.get("schema")
+    if not isinstance(schema, int):
+        raise BadInput(f"{path}: is neither a report nor a baseline; give the report.json of `deploy --report`")
+    if schema > newest:
+        raise BadInput(f"{path}: has schema {schema}, this version reads up to {newest}; upgrade tpu-deploy")
+    try:
+        if is_baseline:
+            return Baseline(**{k: v for k, v in found.items() if k not in ("kind", "schema")})
+        return of_record(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: lacks what a report holds ({error}); write it anew with `deploy --report`") from error
+
+
+def write(path: Path, baseline: Baseline) -> None:
+    """Writes a baseline. Raises BadInput when that cannot be done."""
+    with replacing(path) as stream:
+        stream.write((json.dumps(baseline.to_json(), indent=1) + "\n").encode())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise BadInput(f"{path}: is no JSON ({error}); give the report.json of `deploy --report`") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: is neither a report nor a baseline; give the report.json of `deploy --report`")
+    return found

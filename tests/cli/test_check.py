@@ -1,0 +1,110 @@
+"""`check` exits 0, 1 or 2, and writes what a CI shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_records import record, row
+
+import tpu_deploy
+from tpu_deploy import testing
+from tpu_deploy.cli import run
+
+
+def written(folder: Path, name: str, content: Any) -> str:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[str, str]:
+    """A report and the baseline made of it."""
+    report = written(tmp_path, "report.json", record())
+    target = str(tmp_path / "baseline.json")
+    assert run(["check", report, "--baseline", target, "--update"]) == 0
+    return report, target
+
+
+def test_a_report_holds_against_the_baseline_made_of_it(kept: tuple[str, str], capsys: Any) -> None:
+    assert run(["check", kept[0], "--baseline", kept[1]]) == 0
+    assert "nothing got worse" in capsys.readouterr().out
+
+
+def test_a_whole_report_is_a_baseline_too(kept: tuple[str, str], tmp_path: Path) -> None:
+    assert run(["check", str(tmp_path), "--baseline", kept[0]]) == 0
+
+
+def test_a_worse_report_exits_1_and_names_the_layer(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    report = written(tmp_path, "worse.json", record(row("a"), row("b", 10.0, born_relative_l2=0.5), row("c")))
+    outputs = ["--junit", str(tmp_path / "j.xml"), "--markdown", str(tmp_path / "c.md")]
+    assert run(["check", report, "--baseline", kept[1], *outputs]) == 1
+    printed = capsys.readouterr()
+    assert "b: 30.0 dB" in printed.out and "its own error rose" in printed.out
+    assert printed.err.strip().count("\n") == 0 and "b" in printed.err
+    assert "<failure" in (tmp_path / "j.xml").read_text()
+    assert "`b`" in (tmp_path / "c.md").read_text()
+
+
+def test_tolerances_decide(kept: tuple[str, str], tmp_path: Path) -> None:
+    report = written(tmp_path, "worse.json", record(row("a"), row("b", 10.0), row("c")))
+    allowed = written(tmp_path, "t.toml", "[layers]\nsqnr_db = 30\n")
+    assert run(["check", report, "--baseline", kept[1], "--tolerances", allowed]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read"),
+        ("{", "is no JSON"),
+        ("[1]", "neither a report nor a baseline"),
+        ({"schema": 99}, "upgrade tpu-deploy"),
+        ({"schema": 2}, "lacks what a report holds"),
+        (record(layers=[]), "without verification"),
+    ],
+)
+def test_a_bad_report_is_one_line(
+    kept: tuple[str, str], tmp_path: Path, capsys: Any, content: Any, problem: str
+) -> None:
+    report = str(tmp_path / "none.json") if content is None else written(tmp_path, "bad.json", content)
+    assert run(["check", report, "--baseline", kept[1]]) == 2
+    error = capsys.readouterr().err
+    assert problem in error and error.strip().count("\n") == 0
+
+
+def test_a_missing_baseline_says_how_to_make_it(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    assert run(["check", kept[0], "--baseline", str(tmp_path / "none.json")]) == 2
+    assert "--update" in capsys.readouterr().err
+
+
+def test_a_baseline_of_another_precision_is_refused(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    report = written(tmp_path, "f16.json", record(precision="f16"))
+    assert run(["check", report, "--baseline", kept[1]]) == 2
+    assert "precision int8" in capsys.readouterr().err
+
+
+def test_a_failed_update_leaves_the_baseline(kept: tuple[str, str], tmp_path: Path) -> None:
+    before = Path(kept[1]).read_bytes()
+    bad = written(tmp_path, "bad.json", {"schema": 2})
+    assert run(["check", bad, "--baseline", kept[1], "--update"]) == 2
+    assert Path(kept[1]).read_bytes() == before
+
+
+def test_a_projects_own_test_fails_with_the_reasons(kept: tuple[str, str], tmp_path: Path) -> None:
+    testing.assert_no_regression(*kept)
+    report = written(tmp_path, "worse.json", record(row("a", 10.0), row("b"), row("c")))
+    with pytest.raises(AssertionError, match=r"net got worse\nlayers +a: 30\.0 dB"):
+        testing.assert_no_regression(report, kept[1])
+    testing.assert_no_regression(report, kept[1], update=True)
+    testing.assert_no_regression(report, kept[1])
+
+
+def test_pytest_has_the_option_that_renews_baselines(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.getoption(testing.OPTION) is False
+
+
+def test_check_is_a_function_too(kept: tuple[str, str]) -> None:
+    assert not tpu_deploy.check(*kept).worse

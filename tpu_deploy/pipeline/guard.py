@@ -1,0 +1,54 @@
+"""`tpu_deploy.check`: a report held against a baseline, for a CI."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tpu_deploy.errors import BadInput
+from tpu_deploy.reports import baseline as baselines
+from tpu_deploy.reports import tolerances as tolerance_files
+from tpu_deploy.reports.baseline import Baseline
+from tpu_deploy.reports.regression import Comparison, compare
+from tpu_deploy.reports.tolerances import Tolerances
+
+PathLike = str | os.PathLike[str]
+
+
+def check(
+    report: PathLike, baseline: PathLike, tolerances: Tolerances | PathLike | None = None, update: bool = False
+) -> Comparison:
+    """Every figure of a report (report.json or its folder) held against a baseline.
+
+    `tolerances` says how much worse each may be (default: `Tolerances()`), or names a TOML file that does. `update`
+    first makes the report the baseline. `comparison.worse` is what a CI should fail on.
+    Raises BadInput for files that are missing or of another kind, and where report and baseline are of different chips
+    or precisions.
+    """
+    now, target = baselines.read(Path(report)), Path(baseline)
+    allowed = _allowed(tolerances)
+    if not now.layers:
+        raise BadInput(f"{report}: was made without verification, it tells of no layer; deploy without --no-verify")
+    if update:
+        baselines.write(target, now)
+        return compare(now, now, allowed)
+    if not target.exists():
+        raise BadInput(f"{target}: does not exist; make it from this report with --update")
+    before = baselines.read(target)
+    _check_same_kind(now, before, target)
+    return compare(now, before, allowed)
+
+
+def _allowed(tolerances: Tolerances | PathLike | None) -> Tolerances:
+    if tolerances is None:
+        return Tolerances()
+    return tolerances if isinstance(tolerances, Tolerances) else tolerance_files.read(Path(tolerances))
+
+
+def _check_same_kind(now: Baseline, before: Baseline, path: Path) -> None:
+    for name in ("chip", "precision"):
+        ours, theirs = getattr(now, name), getattr(before, name)
+        if ours != theirs:
+            raise BadInput(
+                f"{path}: is a baseline for {name} {theirs}, the report is of {ours}; renew it with --update"
+            )
