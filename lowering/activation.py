@@ -1,4 +1,4 @@
-"""Functions of single elements: 256-entry tables, or a requantization where saturation is the whole function."""
+"""Functions of single elements: 256-entry tables, a requantization where saturation is the whole function, floats."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
+from tpu_deploy.ir import dialect
 from tpu_deploy.ir.dialect import attributes_of
-from tpu_deploy.ir.network import Network, shape_of
+from tpu_deploy.ir.network import Network, name_of, shape_of
+from tpu_deploy.lowering.affine import read_affine
 from tpu_deploy.lowering.builder import SATURATION_TOLERANCE, Builder
-from tpu_deploy.lowering.registry import lowers
+from tpu_deploy.lowering.clamp import read_clamp
+from tpu_deploy.lowering.registry import Lowering, lowers
+from tpu_deploy.lowering.rewriting import relu_of
 from tpu_deploy.numbers import saturate
 from tpu_deploy.quant.add_scales import term_coefficients
-from tpu_deploy.quant.plan import TensorQuantization
+from tpu_deploy.quant.plan import FLOATS, TensorQuantization
 
 Reals = npt.NDArray[np.float64]
 Attributes = dict[str, Any]
@@ -202,6 +206,73 @@ def table_of(functions: list[Function], x: TensorQuantization, y: TensorQuantiza
     return saturate(bounded + y.zero_point, y.numpy_dtype)
 
 
+# ---- in floating point
+
+
+def affine_kernel(builder: Builder, op: Operation, x: SSAValue, scale: npt.ArrayLike, bias: npt.ArrayLike) -> None:
+    """`x * scale + bias` as the result of `op`, its ReLU included: constants, or one for each index of axis 1."""
+    numbers = {"scale": scale, "bias": bias}
+    weights = [builder.weight(op, n, np.array(v, np.float32, ndmin=1).reshape(-1)) for n, v in numbers.items()]
+    builder.produce(op, "tpu.Affine", [x, *weights], relu_of(op))
+
+
+def is_logarithm(network: Network, op: Operation) -> bool:
+    """it is a LogSigmoid"""
+    return bool(attributes_of(op)["log"])
+
+
+def float_constant(builder: Builder, op: Operation) -> None:
+    """A `tpu.Affine` for a tensor and a number."""
+    found = read_affine(builder.source, op)
+    assert found is not None
+    affine_kernel(builder, op, builder.read(op, found[0]), found[1].scale, found[1].bias)
+
+
+def float_clip(builder: Builder, op: Operation) -> None:
+    """A `tpu.Clip`."""
+    interval = read_clamp(op)
+    assert interval is not None
+    builder.produce(op, "tpu.Clip", [builder.operand(op)], {"min": interval.low, "max": interval.high})
+
+
+def float_sigmoid(builder: Builder, op: Operation) -> None:
+    """A `tpu.Sigmoid`, and a `tpu.Affine` of it where it is scaled or shifted."""
+    attributes, x = attributes_of(op), builder.operand(op)
+    if (attributes["scale"], attributes["bias"]) == (1.0, 0.0):
+        builder.produce(op, "tpu.Sigmoid", [x])
+        return
+    plain = builder.emit("tpu.Sigmoid", [x], x.type, builder.helper_name(name_of(op), "sigmoid"))
+    affine_kernel(builder, op, plain, attributes["scale"], attributes["bias"])
+
+
+def float_prelu(builder: Builder, op: Operation) -> None:
+    """A `tpu.PRelu`."""
+    array = builder.constant(op.operands[1])
+    slopes = None if array is None else _channel_slopes(op, array)
+    assert slopes is not None
+    operands = [builder.operand(op), builder.weight(op, "slope", slopes.reshape(-1).astype(np.float32))]
+    builder.produce(op, "tpu.PRelu", operands)
+
+
+def float_function(builder: Builder, op: Operation) -> None:
+    """The operation of the same name, which takes what attributes it shares."""
+    name, attributes = op.name.replace("top.", "tpu."), attributes_of(op)
+    builder.produce(op, name, [builder.operand(op)], {n: attributes[n] for n in dialect.ROWS[name].attributes})
+
+
+FLOAT_FORMS: dict[str, Lowering] = {
+    "top.Relu": float_clip,
+    "top.Clip": float_clip,
+    "top.Sigmoid": float_sigmoid,
+    "top.AddConst": float_constant,
+    "top.SubConst": float_constant,
+    "top.MulConst": float_constant,
+}
+"""Functions without operands whose float form is not the operation of the same name."""
+
 for _name in FORMULAS:
     lowers(_name.removeprefix("top."))(unary)
+    _refusals = (is_logarithm,) if _name == "top.Sigmoid" else ()
+    lowers(_name.removeprefix("top."), *FLOATS, refuse=_refusals)(FLOAT_FORMS.get(_name, float_function))
 lowers("PRelu", refuse=(varies_within_channels,))(unary)
+lowers("PRelu", *FLOATS, refuse=(varies_within_channels,))(float_prelu)

@@ -6,21 +6,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from xdsl.dialects.builtin import Float32Type, StringAttr
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, StringAttr
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.rewriter import Rewriter
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
-from tpu_deploy.ir.network import Network, is_absent, name_of, named, shape_of, tensor_type, uniform_of
+from tpu_deploy.ir.network import (
+    Network,
+    element_of,
+    element_type,
+    is_absent,
+    name_of,
+    named,
+    shape_of,
+    tensor_type,
+    uniform_of,
+)
 from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.ir.weights import Array
-from tpu_deploy.quant.plan import LIMITS, QuantizationPlan, TensorQuantization
+from tpu_deploy.numbers import rounded
+from tpu_deploy.quant.plan import FLOAT_TYPES, FLOATS, LIMITS, QuantizationPlan, TensorQuantization
 from tpu_deploy.quant.ranges import reach
 from tpu_deploy.quant.weights import IntegerProduct, chosen_product, integer_product, requantization
 
 SATURATION_TOLERANCE = 0.01
 """How far, relative to the limit, saturation may clip beside a ReLU's limit: scales around additions move by 0.5 %."""
+
+FINE = TensorQuantization("int8", 1e-30)
+"""Stands for a float where an 8-bit type is asked for whose step tells how fine weights need to be."""
+
+FLOAT_NAMES: dict[type[Attribute], str] = {Float32Type: "float32", Float16Type: "float16", BFloat16Type: "bfloat16"}
+"""What the names of casts to the float types end in."""
 
 
 def uniform(quantization: TensorQuantization) -> UniformType:
@@ -31,8 +48,9 @@ def uniform(quantization: TensorQuantization) -> UniformType:
 class Builder:
     """Builds the TPU network for a planned TOP network, operation by operation in order.
 
-    A TOP value has a float32 form, a quantized form, or both: `float32` and `quantized` add the cast that is missing.
-    The form in which a value is made carries its TOP name, except that an output's name belongs to the returned form.
+    A TOP value has forms: quantized (its planned type), and floats of one or several types. It is made in one;
+    `quantized` and `floating` add the cast from that to another. The form in which a value is made carries its TOP
+    name, except that an output's name belongs to the returned form.
     """
 
     def __init__(self, source: Network, plan: QuantizationPlan, chip: str, quantized_io: bool = False) -> None:
@@ -45,8 +63,9 @@ class Builder:
         self.target.module.attributes["module.platform"] = source.module.attributes["module.platform"]
         self._taken = {name_of(v) for v in source.values()} | set(source.weights)
         self._outputs = {name_of(v) for v in source.outputs}
-        self._float32: dict[str, SSAValue] = {}
+        self._made: dict[str, SSAValue] = {}
         self._quantized: dict[str, SSAValue] = {}
+        self._floats: dict[tuple[str, Attribute], SSAValue] = {}
         for value in self.target.inputs:
             self._start_input(value)
 
@@ -54,14 +73,22 @@ class Builder:
         name = name_of(value)
         quantization = self.plan.tensors[name]
         if not (self.quantized_io and quantization.is_quantized):
-            self._float32[name] = value
+            self._keep(name, value)
             return
         owner = value.owner
         assert isinstance(owner, Operation)
         argument = self.typed(owner.operands[0], quantization)
         assert isinstance(argument, BlockArgument)
         argument.location = named(name)
-        self._quantized[name] = self.typed(value, quantization)
+        self._keep(name, self.typed(value, quantization))
+
+    def _keep(self, name: str, made: SSAValue) -> None:
+        """Notes the form in which a TOP value is made."""
+        self._made[name] = made
+        if uniform_of(made) is None:
+            self._floats[name, element_of(made)] = made
+        else:
+            self._quantized[name] = made
 
     # ---- what the families read
 
@@ -86,25 +113,35 @@ class Builder:
         """Whether a TOP value is a weight."""
         return self.source.weight(value) is not None
 
+    def float_type(self, op: Operation) -> Attribute:
+        """The element type of what `op` computes with, or for an INT8 operation with a float result, of that."""
+        return element_type(FLOAT_TYPES[self.plan.made_in(name_of(op))].numpy_dtype)
+
+    def is_made_float(self, op: Operation) -> bool:
+        """Whether the result of `op` is a float."""
+        return self.plan.made_in(name_of(op)) != "INT8"
+
     def quantized(self, value: SSAValue) -> SSAValue:
         """The 8-bit form of a TOP value, in its planned type."""
         name = name_of(value)
         if name not in self._quantized:
-            quantization = self.plan.tensors[name]
-            kind = tensor_type(shape_of(value), uniform(quantization))
-            self._quantized[name] = self.emit(
-                "tpu.Quantize", [self._float32[name]], kind, self.helper_name(name, "quantized")
-            )
+            kind = tensor_type(shape_of(value), uniform(self.plan.tensors[name]))
+            free = self.helper_name(name, "quantized")
+            self._quantized[name] = self.emit("tpu.Quantize", [self._made[name]], kind, free)
         return self._quantized[name]
 
-    def float32(self, value: SSAValue) -> SSAValue:
-        """The float32 form of a TOP value."""
+    def floating(self, value: SSAValue, element: Attribute) -> SSAValue:
+        """The form of a TOP value with the float type `element`."""
         name = name_of(value)
-        if name not in self._float32:
-            kind = tensor_type(shape_of(value), Float32Type())
-            free = name if name in self._outputs and not self.quantized_io else self.helper_name(name, "float32")
-            self._float32[name] = self.emit("tpu.Dequantize", [self._quantized[name]], kind, free)
-        return self._float32[name]
+        if (name, element) not in self._floats:
+            made, wide = self._made[name], Float32Type()
+            if uniform_of(made) is None and wide not in (element, element_of(made)):
+                made = self.floating(value, wide)
+            returned = element == wide and name in self._outputs and not self._returns_quantized(value)
+            free = name if returned else self.helper_name(name, FLOAT_NAMES[type(element)])
+            kind = "tpu.Cast" if uniform_of(made) is None else "tpu.Dequantize"
+            self._floats[name, element] = self.emit(kind, [made], tensor_type(shape_of(value), element), free)
+        return self._floats[name, element]
 
     def operand(self, op: Operation, index: int = 0) -> SSAValue:
         """The form of an operand that the precision of `op` asks for."""
@@ -112,7 +149,7 @@ class Builder:
 
     def read(self, op: Operation, value: SSAValue) -> SSAValue:
         """The form of `value` that the precision of `op` asks for."""
-        return self.float32(value) if self.precision(op) == "F32" else self.quantized(value)
+        return self.quantized(value) if self.precision(op) == "INT8" else self.floating(value, self.float_type(op))
 
     # ---- what the families write
 
@@ -127,8 +164,13 @@ class Builder:
         return free
 
     def weight(self, op: Operation, suffix: str, array: Array) -> SSAValue:
-        """An integer weight named after `op`."""
+        """A weight named after `op`, in the type of `array`."""
         return self.target.add_weight(self.helper_name(name_of(op), suffix), array)
+
+    def float_weight(self, op: Operation, suffix: str, array: Array) -> SSAValue:
+        """A weight named after `op`, rounded to the float type that it computes with."""
+        dtype = FLOAT_TYPES[self.plan.made_in(name_of(op))].numpy_dtype
+        return self.weight(op, suffix, rounded(np.ascontiguousarray(array, np.float32), dtype))
 
     def typed(self, value: SSAValue, quantization: TensorQuantization) -> SSAValue:
         """`value` itself with another element type."""
@@ -141,7 +183,7 @@ class Builder:
 
         Raises BadInput naming the operation when the plan's do not fit it.
         """
-        y, chosen = self.direct(op), self.plan.weights.get(name_of(op))
+        y, chosen = FINE if self.is_made_float(op) else self.direct(op), self.plan.weights.get(name_of(op))
         if chosen is None:
             return integer_product(weights, bias, channel_axis, x, y, self.plan.weight_method)
         channels = (weights.shape[channel_axis],)
@@ -153,13 +195,14 @@ class Builder:
             raise BadInput(f"quantization plan: weights of {name_of(op)}: {error}; choose them again") from error
 
     def weights(self, op: Operation, name: str, integers: IntegerProduct) -> list[SSAValue]:
-        """The weights of an integer product as operands: weights (called `name`), bias, multiplier, rshift."""
-        return [
-            self.weight(op, name, integers.weights),
-            self.weight(op, "bias", integers.bias),
-            self.weight(op, "multiplier", integers.multiplier),
-            self.weight(op, "rshift", integers.rshift),
-        ]
+        """The weights of an integer product as operands: weights (called `name`), bias, and multiplier and rshift, or
+        the scale of a float result.
+        """
+        factors: dict[str, Array] = {"multiplier": integers.multiplier, "rshift": integers.rshift}
+        if self.is_made_float(op):
+            factors = {"scale": integers.unit.astype(np.float32)}
+        arrays: dict[str, Array] = {name: integers.weights, "bias": integers.bias, **factors}
+        return [self.weight(op, suffix, array) for suffix, array in arrays.items()]
 
     def emit(
         self,
@@ -176,8 +219,8 @@ class Builder:
         """`value` under another shape, with a name derived from `op`."""
         if shape_of(value) == tuple(shape):
             return value
-        element = uniform_of(value) or Float32Type()
-        return self.emit("tpu.Reshape", [value], tensor_type(shape, element), self.helper_name(name_of(op), "shaped"))
+        kind = tensor_type(shape, element_of(value))
+        return self.emit("tpu.Reshape", [value], kind, self.helper_name(name_of(op), "shaped"))
 
     def direct(self, op: Operation) -> TensorQuantization:
         """The type in which an INT8 `op` makes its result: the planned one where its saturation does the clipping that
@@ -202,34 +245,30 @@ class Builder:
         shape: Sequence[int] | None = None,
         quantization: TensorQuantization | None = None,
     ) -> None:
-        """A TPU operation that makes the (only) result of `op`, float32 or in the type `quantization` or `direct` says.
+        """A TPU operation that makes the (only) result of `op`, a float or in the type `quantization` or `direct` says.
 
         With `shape` it makes the result under that shape, and a reshape follows.
         """
         value = op.results[0]
-        chosen = quantization or self.direct(op)
-        is_float = self.precision(op) == "F32"
-        element = Float32Type() if is_float else uniform(chosen)
+        is_float = self.is_made_float(op)
+        chosen = quantization or (self.quantization(value) if is_float else self.direct(op))
+        element = self.float_type(op) if is_float else uniform(chosen)
         made = shape_of(value) if shape is None else tuple(shape)
         final = made == shape_of(value) and (is_float or chosen == self.quantization(value))
         result = self.own_name(value) if final else self.helper_name(name_of(value), "made")
         self.define(value, self.emit(name, operands, tensor_type(made, element), result, attributes))
 
     def define(self, value: SSAValue, made: SSAValue) -> None:
-        """Lets `made` stand for a TOP value, reshaped and requantized to its planned type where it differs."""
+        """Lets `made` stand for a TOP value, reshaped, and where it is quantized requantized to the planned type."""
         quantization = uniform_of(made)
-        if quantization is None:
-            self._float32[name_of(value)] = self._shaped_like(value, made)
-            return
-        planned = self.quantization(value)
-        if quantization != uniform(planned):
-            made = self._requantized(value, made, planned)
-        self._quantized[name_of(value)] = self._shaped_like(value, made)
+        if quantization is not None and quantization != uniform(self.quantization(value)):
+            made = self._requantized(value, made, self.quantization(value))
+        self._keep(name_of(value), self._shaped_like(value, made))
 
     def _shaped_like(self, value: SSAValue, made: SSAValue) -> SSAValue:
         if shape_of(made) == shape_of(value):
             return made
-        kind = tensor_type(shape_of(value), uniform_of(made) or Float32Type())
+        kind = tensor_type(shape_of(value), element_of(made))
         return self.emit("tpu.Reshape", [made], kind, self.own_name(value))
 
     def scaled(self, op: Operation, made: SSAValue, gain: float) -> SSAValue:
@@ -255,26 +294,31 @@ class Builder:
 
     def own_name(self, value: SSAValue) -> str:
         """The name of the form in which `value` is made, given out once."""
-        name = name_of(value)
-        returned_otherwise = name in self._outputs and self.quantization(value).is_quantized and not self.quantized_io
-        made_quantized = isinstance(value.owner, Operation) and self.precision(value.owner) == "INT8"
-        return self.helper_name(name, "int8") if returned_otherwise and made_quantized else name
+        name, owner = name_of(value), value.owner
+        assert isinstance(owner, Operation)
+        made_in = self.plan.made_in(name_of(owner))
+        is_returned = made_in == "F32" or (made_in == "INT8" and self._returns_quantized(value))
+        if name not in self._outputs or is_returned:
+            return name
+        return self.helper_name(name, FLOATS.get(made_in, "int8"))
+
+    def _returns_quantized(self, value: SSAValue) -> bool:
+        """Whether an output is returned in 8 bits."""
+        owner = value.owner
+        assert isinstance(owner, Operation)
+        made_integer = owner.name == "top.Input" or not self.is_made_float(owner)
+        return self.quantized_io and made_integer and self.quantization(value).is_quantized
 
     def finish(self) -> Network:
-        """The finished network: outputs float32, or with `quantized_io` in the form in which they are made."""
-        outputs = [self._returned(v) for v in self.source.outputs]
+        """The finished network: outputs float32, or with `quantized_io` in 8 bits where they are made so."""
+        outputs = [
+            self.quantized(v) if self._returns_quantized(v) else self.floating(v, Float32Type())
+            for v in self.source.outputs
+        ]
         self.target.finish(outputs, self.source.output_names)
         self.target.remove_unused()
         self.target.verify()
         return self.target
-
-    def _returned(self, value: SSAValue) -> SSAValue:
-        name = name_of(value)
-        owner = value.owner
-        made_float = isinstance(owner, Operation) and owner.name != "top.Input" and self.precision(owner) == "F32"
-        if self.quantized_io and not made_float and name in self._quantized:
-            return self._quantized[name]
-        return self.float32(value)
 
 
 def stored_integer(real: float, quantization: TensorQuantization) -> int:

@@ -1,20 +1,22 @@
-"""Convolutions as integer products per output channel."""
+"""Convolutions: integer products per output channel, or in floating point."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, is_absent, shape_of
 from tpu_deploy.ir.weights import Array
 from tpu_deploy.lowering.builder import Builder
 from tpu_deploy.lowering.registry import lowers
-from tpu_deploy.quant.plan import TensorQuantization
+from tpu_deploy.lowering.rewriting import relu_of
+from tpu_deploy.quant.plan import FLOATS, TensorQuantization
 from tpu_deploy.quant.weights import IntegerProduct
 
 INT16_MAX = 32767
@@ -35,23 +37,50 @@ def is_not_two_dimensional(network: Network, op: Operation) -> bool:
 
 @lowers("Conv", refuse=(has_computed_weights, is_not_two_dimensional))
 def convolution(builder: Builder, op: Operation) -> None:
-    """A `tpu.Conv2D` whose saturation is the ReLU."""
+    """A `tpu.Conv2D` whose saturation is the ReLU, or a `tpu.DequantizedConv2D`."""
     filters = builder.constant(op.operands[1])
     assert filters is not None
+    product(builder, op, filters, builder.constant(op.operands[2]), _window(op))
+
+
+def _window(op: Operation) -> dict[str, Any]:
     attributes = attributes_of(op)
-    names = ("kernel_shape", "strides", "pads", "dilations", "group")
-    product(builder, op, filters, builder.constant(op.operands[2]), {n: attributes[n] for n in names})
+    return {name: attributes[name] for name in ("kernel_shape", "strides", "pads", "dilations", "group")}
 
 
-def product(
-    builder: Builder, op: Operation, filters: Array, bias: Array | None, attributes: dict[str, int | Sequence[int]]
-) -> None:
-    """A `tpu.Conv2D` of the first operand of `op` with float `filters` (oc, c / group, kh, kw) and `bias` (oc)."""
-    x, y = builder.quantization(op.operands[0]), builder.direct(op)
+@lowers("Conv", *FLOATS, refuse=(has_computed_weights, is_not_two_dimensional))
+def float_convolution(builder: Builder, op: Operation) -> None:
+    """A `tpu.FloatConv2D`."""
+    filters, bias = builder.constant(op.operands[1]), builder.constant(op.operands[2])
+    assert filters is not None
+    offsets = np.zeros(len(filters), np.float32) if bias is None else bias.reshape(-1).astype(np.float32)
+    operands = [builder.float_weight(op, "filter", filters), builder.weight(op, "bias", offsets)]
+    builder.produce(op, "tpu.FloatConv2D", [builder.operand(op), *operands], _window(op) | relu_of(op))
+
+
+def product(builder: Builder, op: Operation, filters: Array, bias: Array | None, attributes: dict[str, Any]) -> None:
+    """The product of the first operand of `op` in 8 bits with float `filters` (oc, c / group, kh, kw), `bias` (oc)."""
+    x = builder.quantization(op.operands[0])
     integers = builder.integers(op, filters, bias, 0, x)
-    if filters.shape[1] == 1 and attributes["group"] == filters.shape[0] > 1:
-        integers, attributes["acc_shift"] = narrowed(integers, x, y)
-    builder.produce(op, "tpu.Conv2D", [builder.operand(op), *builder.weights(op, "filter", integers)], attributes)
+    _produce_product(builder, op, builder.operand(op), x, integers, attributes)
+
+
+def _produce_product(
+    builder: Builder,
+    op: Operation,
+    operand: SSAValue,
+    x: TensorQuantization,
+    integers: IntegerProduct,
+    attributes: dict[str, Any],
+    shape: Sequence[int] | None = None,
+) -> None:
+    """The convolution of an 8-bit `operand` of type `x`, with an 8-bit or float result; sums narrowed where it pays."""
+    kind = "tpu.Conv2D"
+    if builder.is_made_float(op):
+        kind, attributes = "tpu.DequantizedConv2D", attributes | relu_of(op)
+    elif attributes["group"] == len(integers.weights) > 1 == integers.weights.shape[1]:
+        integers, attributes["acc_shift"] = narrowed(integers, x, builder.direct(op))
+    builder.produce(op, kind, [operand, *builder.weights(op, "filter", integers)], attributes, shape=shape)
 
 
 def narrowed(integers: IntegerProduct, x: TensorQuantization, y: TensorQuantization) -> tuple[IntegerProduct, int]:
@@ -82,20 +111,9 @@ def per_channel(builder: Builder, op: Operation, index: int, scale: Array, bias:
     value = op.operands[index]
     shape = shape_of(value)
     n, c = shape[:2]
-    x, y = builder.quantization(value), builder.direct(op)
+    x = builder.quantization(value)
     integers = builder.integers(op, scale.reshape(c, 1, 1, 1), bias, 0, x)
-    attributes: dict[str, int | Sequence[int]] = {
-        "kernel_shape": [1, 1],
-        "strides": [1, 1],
-        "pads": [0] * 4,
-        "dilations": [1, 1],
-        "group": c,
-    }
-    if c > 1:
-        integers, attributes["acc_shift"] = narrowed(integers, x, y)
+    window = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": c}
     image = shape if len(shape) == 4 else (n, c, math.prod(shape[2:]), 1)
-    operands = [
-        builder.reshaped(op, builder.operand(op, index), image),
-        *builder.weights(op, "filter", integers),
-    ]
-    builder.produce(op, "tpu.Conv2D", operands, attributes, shape=image)
+    operand = builder.reshaped(op, builder.operand(op, index), image)
+    _produce_product(builder, op, operand, x, integers, window, image)

@@ -12,12 +12,14 @@ import numpy.typing as npt
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.network import Network, name_of, shape_of, tensor_type, uniform_of
-from tpu_deploy.lowering.activation import is_unary, unary
+from tpu_deploy.lowering.activation import affine_kernel, float_constant, is_unary, unary
+from tpu_deploy.lowering.affine import read_affine
 from tpu_deploy.lowering.builder import Builder, uniform
 from tpu_deploy.lowering.conv import per_channel
 from tpu_deploy.lowering.registry import lowers
+from tpu_deploy.lowering.rewriting import relu_of
 from tpu_deploy.quant.add_scales import added_values, eight_bit_multiplier, term_coefficients
-from tpu_deploy.quant.plan import LIMITS, TensorQuantization
+from tpu_deploy.quant.plan import FLOATS, LIMITS, TensorQuantization
 from tpu_deploy.quant.weights import WEIGHT_LIMIT, requantization
 
 SUM_LIMIT = 32767
@@ -203,3 +205,73 @@ def _stored(value: SSAValue) -> TensorQuantization:
     if kind is None:
         return TensorQuantization("int8", 1.0)
     return TensorQuantization(str(kind.dtype), kind.scale, kind.zero_point)
+
+
+# ---- in floating point
+
+
+def is_affine(builder: Builder, op: Operation) -> bool:
+    """Whether `op` becomes a `tpu.Affine`: one tensor with constants that do not vary, or along axis 1 only."""
+    found = read_affine(builder.source, op)
+    return found is not None and found[1].along(1)
+
+
+@lowers("Add", *FLOATS, refuse=(has_only_constants,))
+@lowers("Sub", *FLOATS, refuse=(has_only_constants,))
+def float_sum(builder: Builder, op: Operation) -> None:
+    """A chain of `tpu.FloatAdd` and `tpu.FloatSub`, what is to be subtracted last; all constants are one operand."""
+    if is_affine(builder, op):
+        float_constant(builder, op)
+        return
+    pairs = zip(term_coefficients(op), op.operands, strict=True)
+    constants = [c * a.astype(np.float64) for c, v in pairs if (a := builder.source.weight(v)) is not None]
+    terms = [_signed_term(builder, op, c, v) for c, v in added_values(builder.source, op)]
+    if constants:
+        total = np.add.reduce(np.broadcast_arrays(*constants))
+        terms.append((1, builder.float_weight(op, "constant", total)))
+    terms.sort(key=lambda term: -term[0])
+    sign, first = terms[0]
+    if sign < 0:
+        first = _times(builder, op, sign, first)
+    _chain(builder, op, first, [("tpu.FloatAdd" if sign > 0 else "tpu.FloatSub", term) for sign, term in terms[1:]])
+
+
+def _signed_term(builder: Builder, op: Operation, coefficient: float, value: SSAValue) -> tuple[int, SSAValue]:
+    """The sign of a term of a sum, and the term without it."""
+    x = builder.read(op, value)
+    sign = -1 if coefficient < 0 else 1
+    return sign, x if abs(coefficient) == 1 else _times(builder, op, abs(coefficient), x)
+
+
+def _times(builder: Builder, op: Operation, factor: float, x: SSAValue) -> SSAValue:
+    weights = [
+        builder.weight(op, suffix, np.array([number], np.float32))
+        for suffix, number in (("scale", factor), ("bias", 0))
+    ]
+    return builder.emit("tpu.Affine", [x, *weights], x.type, builder.helper_name(name_of(op), "scaled"))
+
+
+@lowers("Mul", *FLOATS, refuse=(has_only_constants,))
+def float_product(builder: Builder, op: Operation) -> None:
+    """A chain of `tpu.FloatMul`; all constants are one operand."""
+    if is_affine(builder, op):
+        float_constant(builder, op)
+        return
+    arrays = [a.astype(np.float64) for v in op.operands if (a := builder.source.weight(v)) is not None]
+    factors = [builder.read(op, v) for v in op.operands if not builder.is_constant(v)]
+    if arrays:
+        factors.append(builder.float_weight(op, "constant", np.multiply.reduce(np.broadcast_arrays(*arrays))))
+    _chain(builder, op, factors[0], [("tpu.FloatMul", factor) for factor in factors[1:]])
+
+
+def _chain(builder: Builder, op: Operation, first: SSAValue, steps: Sequence[tuple[str, SSAValue]]) -> None:
+    """The operations of `steps` on `first` one after another; the last makes the result of `op`, with its ReLU."""
+    if not steps:
+        affine_kernel(builder, op, first, 1.0, 0.0)
+        return
+    for name, other in steps[:-1]:
+        shape = np.broadcast_shapes(shape_of(first), shape_of(other))
+        kind = tensor_type(shape, builder.float_type(op))
+        first = builder.emit(name, [first, other], kind, builder.helper_name(name_of(op), "part"))
+    name, other = steps[-1]
+    builder.produce(op, name, [first, other], relu_of(op))

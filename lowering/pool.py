@@ -9,11 +9,14 @@ from xdsl.ir import Operation
 
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.geometry import window_counts
-from tpu_deploy.ir.network import Network, shape_of
+from tpu_deploy.ir.network import Network, name_of, shape_of, tensor_type
 from tpu_deploy.lowering.builder import Builder
+from tpu_deploy.lowering.clamp import read_relu
 from tpu_deploy.lowering.conv import is_not_two_dimensional
 from tpu_deploy.lowering.registry import lowers
+from tpu_deploy.lowering.rewriting import relu_of
 from tpu_deploy.numbers import MULTIPLIER_BITS, fixed_point
+from tpu_deploy.quant.plan import FLOATS
 from tpu_deploy.quant.weights import MAXIMUM_RATIO
 
 
@@ -38,6 +41,26 @@ def maximum(builder: Builder, op: Operation) -> None:
     """A `tpu.MaxPool2D` in the type of its operand."""
     x = builder.quantization(op.operands[0])
     builder.produce(op, "tpu.MaxPool2D", [builder.operand(op)], _window(op), shape=_pooled_shape(op), quantization=x)
+
+
+@lowers("MaxPool", *FLOATS, refuse=(is_not_two_dimensional,))
+def float_maximum(builder: Builder, op: Operation) -> None:
+    """A `tpu.MaxPool2D`, and a `tpu.Clip` where a ReLU follows."""
+    x, relu = builder.operand(op), read_relu(op)
+    shape = _pooled_shape(op)
+    if relu is None:
+        builder.produce(op, "tpu.MaxPool2D", [x], _window(op), shape=shape)
+        return
+    kind = tensor_type(shape, builder.float_type(op))
+    pooled = builder.emit("tpu.MaxPool2D", [x], kind, builder.helper_name(name_of(op), "pooled"), _window(op))
+    builder.produce(op, "tpu.Clip", [pooled], {"min": relu.low, "max": relu.high}, shape=shape)
+
+
+@lowers("AvgPool", *FLOATS, refuse=(is_not_two_dimensional, pads_with_numbers))
+def float_average(builder: Builder, op: Operation) -> None:
+    """A `tpu.FloatAvgPool2D`."""
+    attributes = _window(op) | {"count_include_pad": int(attributes_of(op)["count_include_pad"])} | relu_of(op)
+    builder.produce(op, "tpu.FloatAvgPool2D", [builder.operand(op)], attributes, shape=_pooled_shape(op))
 
 
 @lowers("AvgPool", refuse=(is_not_two_dimensional, pads_with_numbers))

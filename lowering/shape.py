@@ -12,8 +12,10 @@ from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, element_of, name_of, shape_of, tensor_type, uniform_of
 from tpu_deploy.ir.weights import Array
 from tpu_deploy.lowering.builder import Builder, stored_integer, uniform
+from tpu_deploy.lowering.clamp import read_relu
 from tpu_deploy.lowering.registry import lowers
-from tpu_deploy.numbers import quantize
+from tpu_deploy.numbers import quantize, rounded
+from tpu_deploy.quant.plan import FLOAT_TYPES, PRECISIONS
 
 PAD_MODES = ("constant", "edge", "reflect")
 
@@ -39,10 +41,10 @@ def reshape(builder: Builder, op: Operation) -> None:
 
 
 for _name in ("Reshape", "Squeeze", "Unsqueeze"):
-    lowers(_name, "INT8", "F32")(reshape)
+    lowers(_name, *PRECISIONS)(reshape)
 
 
-@lowers("Permute", "INT8", "F32")
+@lowers("Permute", *PRECISIONS)
 def permute(builder: Builder, op: Operation) -> None:
     """A `tpu.Permute`."""
     builder.produce(op, "tpu.Permute", [builder.operand(op)], {"order": attributes_of(op)["order"]})
@@ -56,7 +58,7 @@ def sliced(
     return builder.emit("tpu.Slice", [x], kind, name, {"offset": list(offset), "steps": list(steps)})
 
 
-@lowers("Slice", "INT8", "F32", refuse=(has_computed_bounds,))
+@lowers("Slice", *PRECISIONS, refuse=(has_computed_bounds,))
 def slice_(builder: Builder, op: Operation) -> None:
     """A `tpu.Slice` with offsets counted from the start."""
     attributes, shape = attributes_of(op), shape_of(op.operands[0])
@@ -72,7 +74,7 @@ def slice_(builder: Builder, op: Operation) -> None:
     builder.define(value, made)
 
 
-@lowers("Split", "INT8", "F32")
+@lowers("Split", *PRECISIONS)
 def split(builder: Builder, op: Operation) -> None:
     """A `tpu.Slice` for each piece that is used."""
     axis = attributes_of(op)["axis"] % len(shape_of(op.operands[0]))
@@ -85,11 +87,17 @@ def split(builder: Builder, op: Operation) -> None:
         start += shape[axis]
 
 
-@lowers("Concat", "INT8", "F32")
+@lowers("Concat", *PRECISIONS)
 def concat(builder: Builder, op: Operation) -> None:
-    """A `tpu.Concat`; operands of another type than the result's are requantized first."""
-    axis = attributes_of(op)["axis"] % len(shape_of(op.results[0]))
-    builder.produce(op, "tpu.Concat", [_joinable(builder, op, v) for v in op.operands], {"axis": axis})
+    """A `tpu.Concat`; operands of another 8-bit type than the result's are requantized first."""
+    attributes = {"axis": attributes_of(op)["axis"] % len(shape_of(op.results[0]))}
+    parts, relu = [_joinable(builder, op, v) for v in op.operands], read_relu(op)
+    if relu is None or not builder.is_made_float(op):
+        builder.produce(op, "tpu.Concat", parts, attributes)
+        return
+    kind = tensor_type(shape_of(op.results[0]), builder.float_type(op))
+    joined = builder.emit("tpu.Concat", parts, kind, builder.helper_name(name_of(op), "joined"), attributes)
+    builder.produce(op, "tpu.Clip", [joined], {"min": relu.low, "max": relu.high})
 
 
 def _joinable(builder: Builder, op: Operation, value: SSAValue) -> SSAValue:
@@ -97,30 +105,39 @@ def _joinable(builder: Builder, op: Operation, value: SSAValue) -> SSAValue:
     if array is not None:
         return _constant(builder, op, array)
     read = builder.read(op, value)
-    if builder.precision(op) == "F32" or uniform_of(read) == uniform(builder.direct(op)):
+    if builder.is_made_float(op) or uniform_of(read) == uniform(builder.direct(op)):
         return read
     return builder.requantized(read, builder.direct(op), builder.helper_name(name_of(value), "requantized"))
 
 
 def _constant(builder: Builder, op: Operation, array: Array) -> SSAValue:
     """A constant in the type of the result of `op`."""
-    if builder.precision(op) == "F32":
-        return builder.weight(op, "constant", array.astype(np.float32, copy=False))
+    if builder.is_made_float(op):
+        return builder.float_weight(op, "constant", array)
     y = builder.direct(op)
     integers = quantize(array.astype(np.float32, copy=False), y.scale, y.zero_point, y.numpy_dtype)
     return builder.typed(builder.weight(op, "constant", integers), y)
 
 
-@lowers("Pad", refuse=(has_computed_bounds, has_unknown_mode, crops))
+@lowers("Pad", *PRECISIONS, refuse=(has_computed_bounds, has_unknown_mode, crops))
 def pad(builder: Builder, op: Operation) -> None:
-    """A `tpu.Pad` with the stored integer nearest to the value; slices joined to the tensor in the other modes."""
+    """A `tpu.Pad` with what is stored for the value; slices joined to the tensor in the other modes."""
     attributes = attributes_of(op)
     pads = attributes["paddings"]
     if attributes["mode"] != "constant":
         _repeated(builder, op, pads, attributes["mode"])
         return
-    value = stored_integer(attributes["val"], builder.quantization(op.operands[0]))
-    builder.produce(op, "tpu.Pad", [builder.operand(op)], {"pads": pads, "value": value})
+    builder.produce(
+        op, "tpu.Pad", [builder.operand(op)], {"pads": pads, "value": _stored(builder, op, attributes["val"])}
+    )
+
+
+def _stored(builder: Builder, op: Operation, real: float) -> int:
+    """The stored integer nearest to a number, or the bits of the float."""
+    if not builder.is_made_float(op):
+        return stored_integer(real, builder.quantization(op.operands[0]))
+    dtype = FLOAT_TYPES[builder.precision(op)].numpy_dtype
+    return int(rounded(np.array([real], np.float32), dtype).view(f"u{dtype.itemsize}")[0])
 
 
 def _repeated(builder: Builder, op: Operation, pads: Sequence[int], mode: str) -> None:

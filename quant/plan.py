@@ -15,9 +15,16 @@ import numpy.typing as npt
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 from tpu_deploy.ir.weights import WeightStore
+from tpu_deploy.numbers import BFLOAT16
 
-PRECISIONS = ("INT8", "F32")
-"""Precisions an operation can be planned in, spelt as in the vendor's quantize tables."""
+FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+"""The float precisions, spelt as in the vendor's quantize tables, with the dtypes they compute in."""
+
+PRECISIONS = ("INT8", *FLOATS)
+"""Precisions an operation can be planned in."""
+
+INTEGER_PRODUCTS = frozenset({"top.Conv", "top.MatMul", "top.Scale"})
+"""Operations that, planned in INT8, can give their sums as floats instead of rounding them to 8 bits."""
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 """The smallest and largest stored integer of each quantized dtype."""
@@ -25,7 +32,7 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 @dataclass(frozen=True)
 class TensorQuantization:
-    """How a tensor is stored: float32 as it is, or integers q that stand for `scale * (q - zero_point)`."""
+    """How a tensor is stored: floats as they are, or integers q that stand for `scale * (q - zero_point)`."""
 
     dtype: str
     scale: float = 1.0
@@ -39,20 +46,23 @@ class TensorQuantization:
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The numpy dtype of what is stored."""
-        return np.dtype(self.dtype)
+        return BFLOAT16 if self.dtype == BFLOAT16.name else np.dtype(self.dtype)
 
     @property
     def low(self) -> float:
-        """The smallest real value that can be stored; minus infinity for float32."""
+        """The smallest real value that can be stored; minus infinity for floats."""
         return (LIMITS[self.dtype][0] - self.zero_point) * self.scale if self.is_quantized else -np.inf
 
     @property
     def high(self) -> float:
-        """The largest real value that can be stored; infinity for float32."""
+        """The largest real value that can be stored; infinity for floats."""
         return (LIMITS[self.dtype][1] - self.zero_point) * self.scale if self.is_quantized else np.inf
 
 
 FLOAT32 = TensorQuantization("float32")
+
+FLOAT_TYPES = {precision: TensorQuantization(dtype) for precision, dtype in FLOATS.items()}
+"""The tensor types of the float precisions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,15 +92,20 @@ class ChosenWeights:
 class QuantizationPlan:
     """Types by value name, precisions and chosen weights by operation name (the name of its first result).
 
-    A value that a float operation makes and an INT8 operation reads has the quantized type that the cast between them
-    takes; a value no INT8 operation touches is float32. Weights that `weights` does not name are rounded by
-    `weight_method`.
+    A value that is made as a float and that an INT8 operation reads has the quantized type that the cast between them
+    takes; any other value has the type it is made in. Weights that `weights` does not name are rounded by
+    `weight_method`. `results` names INT8 operations (INTEGER_PRODUCTS) whose sums become floats of that precision.
     """
 
     tensors: Mapping[str, TensorQuantization]
     operations: Mapping[str, str]
     weight_method: str = "mse"
     weights: Mapping[str, ChosenWeights] = field(default_factory=dict)
+    results: Mapping[str, str] = field(default_factory=dict)
+
+    def made_in(self, operation: str) -> str:
+        """The precision of the result of an operation: a float one, or INT8."""
+        return self.results.get(operation, self.operations[operation])
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON-able data without the arrays of its weights, which `arrays` holds."""
@@ -99,6 +114,7 @@ class QuantizationPlan:
             "operations": dict(self.operations),
             "weight_method": self.weight_method,
             "chosen_weights": list(self.weights),
+            "results": dict(self.results),
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -117,6 +133,7 @@ class QuantizationPlan:
             dict(data["operations"]),
             data["weight_method"],
             chosen,
+            dict(data.get("results", {})),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

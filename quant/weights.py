@@ -51,13 +51,15 @@ BLOCK = 1 << 18
 class IntegerProduct:
     """`round((sum(x * weights) + bias) * multiplier >> rshift)` per output channel, before the result's zero point.
 
-    `weights` int8 in the layout they came in; `bias`, `multiplier`, `rshift` int32 (channels).
+    `weights` int8 in the layout they came in; `bias`, `multiplier`, `rshift` int32 (channels); `unit` float64
+    (channels) is what 1 in the sum stands for.
     """
 
     weights: npt.NDArray[np.int8]
     bias: npt.NDArray[np.int32]
     multiplier: npt.NDArray[np.int32]
     rshift: npt.NDArray[np.int32]
+    unit: Float64Array
 
 
 def requantization(ratio: npt.ArrayLike) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -102,8 +104,9 @@ def _product(
     integer_bias = np.rint(offsets / (x.scale * scales)).astype(np.int64)
     if x.zero_point:
         integer_bias -= x.zero_point * _channels(quantized, axis).sum(axis, dtype=np.int64)
-    multiplier, rshift = requantization(x.scale * scales / y.scale)
-    return IntegerProduct(quantized, integer_bias.astype(np.int32), multiplier, rshift)
+    unit = x.scale * scales
+    multiplier, rshift = requantization(unit / y.scale)
+    return IntegerProduct(quantized, integer_bias.astype(np.int32), multiplier, rshift, unit)
 
 
 def chosen_product(

@@ -207,6 +207,15 @@ def test_an_operation_keeps_25_db_of_signal(build: Build, asymmetric: bool) -> N
     assert outcome.worst_sqnr() > 25
 
 
+@pytest.mark.parametrize("precision, decibels", [("F32", 110), ("F16", 60), ("BF16", 42)])
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
+def test_an_operation_in_floats_errs_by_its_rounding_only(build: Build, precision: str, decibels: float) -> None:
+    top = Top(IMAGE)
+    outcome = run(top.finish(build(top, top.inputs[0])), Scheme(precision=precision))
+    assert outcome.worst_sqnr() > decibels
+    assert not {"Quantize", "Dequantize"} & set(outcome.operations())
+
+
 def test_every_operation_that_can_be_lowered_is_tried_here() -> None:
     tried = {key.split(" ")[0] for key in BUILDS} | {"Unsqueeze", "Split"}
     assert {f"top.{name}" for name in tried} == set(supported_operations())

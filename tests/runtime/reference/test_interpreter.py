@@ -7,7 +7,7 @@ from xdsl.dialects.builtin import Float32Type
 from xdsl.rewriter import Rewriter
 
 from tpu_deploy.errors import BadInput
-from tpu_deploy.ir import tpu
+from tpu_deploy.ir import tpu, tpu_float
 from tpu_deploy.ir.network import Network, tensor_type
 from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.runtime.reference import Reference
@@ -171,7 +171,7 @@ def test_loading_prepares_what_running_would(network):
 
 
 def test_every_operation_of_the_dialect_has_a_kernel():
-    assert set(BUILDERS) == {row.name for row in tpu.ROWS}
+    assert set(BUILDERS) == {row.name for row in (*tpu.ROWS, *tpu_float.ROWS)}
 
 
 def test_a_second_kernel_for_an_operation_is_refused():

@@ -70,11 +70,12 @@ def test_slice_steps_forward_and_backward(evaluate, kind, shape, data):
 
 @RULES
 @given(kind=KINDS, shape=SHAPES, data=st.data(), value=st.integers(0, 127))
-def test_pad_surrounds_with_the_stored_value(evaluate, kind, shape, data, value):
+def test_pad_surrounds_with_the_stored_value_given_by_its_bits(evaluate, kind, shape, data, value):
     x, rank = numbered(kind, shape), len(shape)
     pads = data.draw(st.lists(st.integers(0, 2), min_size=2 * rank, max_size=2 * rank))
     result = tuple(size + pads[axis] + pads[rank + axis] for axis, size in enumerate(shape))
-    y = evaluate("tpu.Pad", [(x, kind)], result, kind, pads=pads, value=value)
+    bits = int(np.array(value, x.dtype).view(f"u{x.dtype.itemsize}"))
+    y = evaluate("tpu.Pad", [(x, kind)], result, kind, pads=pads, value=bits)
     for place in np.ndindex(*result):
         source = tuple(p - begin for p, begin in zip(place, pads, strict=False))
         inside = all(0 <= s < size for s, size in zip(source, shape, strict=True))

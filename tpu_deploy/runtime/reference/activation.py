@@ -1,12 +1,14 @@
-"""tpu.Lut."""
+"""tpu.Lut, and functions of single elements in floating point."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from tpu_deploy.ir.float_functions import FUNCTIONS, SLOPE, Program, Step, X, program
+from tpu_deploy.runtime.reference.floating import Floats, along_channels, elementwise
 from tpu_deploy.runtime.reference.registry import Array, Kernel, Site, kernel
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -61,3 +63,75 @@ def shared_table(site: Site, table: Array) -> Kernel:
         return result
 
     return run
+
+
+# ---- in floating point
+
+
+def _maximum(left: Array, right: Array) -> Array:
+    return np.where(left > right, left, right)
+
+
+def _minimum(left: Array, right: Array) -> Array:
+    return np.where(left >= right, right, left)
+
+
+def _nearest(x: Array) -> Array:
+    return np.where(np.isnan(x), 0, np.rint(x)).astype(np.int32)
+
+
+ARITHMETIC: dict[str, Callable[..., Array]] = {
+    "mul": np.multiply,
+    "add": np.add,
+    "sub": np.subtract,
+    "max": _maximum,
+    "min": _minimum,
+    "to_integer": _nearest,
+    "to_float": lambda x: x.astype(np.float32),
+    "shift_left_23": lambda x: x << 23,
+}
+"""Steps that compute with their operands; what is unordered follows the chip's unit."""
+
+ON_BITS: dict[str, Callable[..., Array]] = {"add_bits": np.add, "sub_bits": np.subtract, "or_bits": np.bitwise_or}
+"""Steps that take their operands for int32 and their result for float32."""
+
+
+def _horner(x: Array, coefficients: Sequence[float]) -> Array:
+    terms = [np.float32(each) for each in coefficients]
+    value = np.full(x.shape, terms[-1], np.float32)
+    for term in terms[-2::-1]:
+        value *= x
+        value += term
+    return value
+
+
+def _step(step: Step, held: Mapping[str, Array]) -> Array:
+    """The result of a step on the results before it."""
+    if step.operation not in ON_BITS:
+        floats = [held[o] if isinstance(o, str) else np.array(o, np.float32) for o in step.operands]
+        if step.operation == "horner":
+            return _horner(floats[0], step.coefficients)
+        return ARITHMETIC[step.operation](*floats)
+    bits = [held[o] if isinstance(o, str) else np.array(int(o) & 0xFFFFFFFF, np.uint32) for o in step.operands]
+    return ON_BITS[step.operation](*(each.view(np.int32) for each in bits)).view(np.float32)
+
+
+def run_program(steps: Program, operands: Mapping[str, Floats]) -> Floats:
+    """The value of the last step; without steps that of the operand."""
+    held: dict[str, Array] = dict(operands)
+    for step in steps:
+        held[step.result] = _step(step, held)
+    return held[steps[-1].result] if steps else operands[X].copy()
+
+
+def build_function(site: Site) -> Kernel:
+    """The steps of the function, one after another."""
+    steps = program(site.op.name, site.attributes, site.dtype == np.float32)
+    constants = [along_channels(site.weight(1), len(site.shape))] if len(site.op.operands) > 1 else []
+    names = (X, SLOPE)[: 1 + len(constants)]
+    kernel = elementwise(site, lambda operands: run_program(steps, dict(zip(names, operands, strict=True))))
+    return lambda operands: kernel([operands[0], *constants])
+
+
+for _name in FUNCTIONS:
+    kernel(_name)(build_function)

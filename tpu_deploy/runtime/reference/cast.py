@@ -1,4 +1,4 @@
-"""tpu.Quantize, tpu.Dequantize and tpu.Requantize."""
+"""tpu.Quantize, tpu.Dequantize, tpu.Requantize and tpu.Cast."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 
 from tpu_deploy import numbers
 from tpu_deploy.runtime.reference.activation import shared_table
+from tpu_deploy.runtime.reference.floating import elementwise
 from tpu_deploy.runtime.reference.registry import Array, Kernel, Site, kernel
 from tpu_deploy.runtime.reference.requantization import Requantizer
 
 
 @kernel("tpu.Quantize")
 def build_quantize(site: Site) -> Kernel:
-    """float32 to stored integers."""
+    """Floats to stored integers."""
     scale, zero = site.scale, site.zero_point
 
     def run(operands: Sequence[Array]) -> Array:
@@ -22,7 +23,7 @@ def build_quantize(site: Site) -> Kernel:
 
         def piece(index: tuple[slice, ...]) -> None:
             with np.errstate(over="ignore"):
-                result[index] = numbers.quantize(operands[0][index], scale, zero, site.dtype)
+                result[index] = numbers.quantize(numbers.widened(operands[0][index]), scale, zero, site.dtype)
 
         site.workers.for_each_piece(site.shape, piece)
         return result
@@ -32,9 +33,15 @@ def build_quantize(site: Site) -> Kernel:
 
 @kernel("tpu.Dequantize")
 def build_dequantize(site: Site) -> Kernel:
-    """Stored integers to float32."""
+    """Stored integers to float32, then to the result's float type."""
     scale, zero = site.operand_scale(0), site.operand_zero_point(0)
-    return lambda operands: numbers.dequantize(operands[0], scale, zero)
+    return lambda operands: numbers.rounded(numbers.dequantize(operands[0], scale, zero), site.dtype)
+
+
+@kernel("tpu.Cast")
+def build_cast(site: Site) -> Kernel:
+    """One float type to another."""
+    return elementwise(site, lambda operands: operands[0])
 
 
 @kernel("tpu.Requantize")

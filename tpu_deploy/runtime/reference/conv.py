@@ -1,4 +1,4 @@
-"""tpu.Conv2D."""
+"""tpu.Conv2D, tpu.DequantizedConv2D and tpu.FloatConv2D."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tpu_deploy.numbers import widened
 from tpu_deploy.runtime.reference.accumulation import FLOAT32_EXACT, exact_ranges, session, sum_bounds
+from tpu_deploy.runtime.reference.floating import Finish, dequantized, fed, fed_dtype, with_bias
 from tpu_deploy.runtime.reference.registry import Array, Kernel, Site, kernel
 from tpu_deploy.runtime.reference.requantization import Requantizer
 
@@ -27,25 +29,62 @@ Part = tuple[slice, Array]
 """Input channels and the filter over them."""
 
 
+def weight_limits(site: Site) -> tuple[Array, Array]:
+    """The bias of the sums and the greatest magnitude they reach without it, both (channels, 1), of x less its zero
+    point."""
+    weights = site.weight(1)
+    upper, lower = sum_bounds(weights.reshape(len(weights), -1), *site.operand_range(0))
+    bias = site.weight(2).astype(np.int64).reshape(-1, 1)
+    bias = bias + site.operand_zero_point(0) * weights.sum((1, 2, 3), np.int64).reshape(-1, 1)
+    return bias, np.maximum(upper, -lower).reshape(-1, 1)
+
+
+def exact_parts(site: Site, bound: Array) -> list[Part]:
+    """Parts of the integer convolution whose sums are exact in float32."""
+    if bound.max() > FLOAT32_EXACT:
+        return _parts(site, site.weight(1))
+    return [(slice(0, site.operand_shape(0)[1]), site.weight(1))]
+
+
 @kernel("tpu.Conv2D")
 def build_conv(site: Site) -> Kernel:
     """Sums of products in float32 by onnxruntime, as exact parts, then requantization while they are in the cache."""
-    images, channels, *plane = site.shape
-    weights = site.weight(1)
-    upper, lower = sum_bounds(weights.reshape(channels, -1), *site.operand_range(0))
-    bound = np.maximum(upper, -lower).reshape(-1, 1)
-    bias, multiplier, rshift = (site.weight(i).astype(np.int64).reshape(-1, 1) for i in (2, 3, 4))
-    zero = site.operand_zero_point(0)
-    bias = bias + zero * weights.sum((1, 2, 3), np.int64).reshape(-1, 1)
+    bias, bound = weight_limits(site)
+    multiplier, rshift = (site.weight(i).astype(np.int64).reshape(-1, 1) for i in (3, 4))
     narrow = site.attributes["acc_shift"]
     if narrow < 0:
         requantize = Requantizer(multiplier, rshift, bias, bound, site.zero_point, site.dtype)
     else:
         nothing = np.zeros_like(bias)
         requantize = Requantizer(multiplier, rshift, nothing, nothing + INT16_REACH, site.zero_point, site.dtype)
+
+    def finish(sums: list[Array], part: Array, is_all: bool) -> None:
+        requantize([narrowed(sums, bias, narrow)] if narrow >= 0 else sums, part, site.workers, spread=is_all)
+
+    return _over_images(site, exact_parts(site, bound), finish)
+
+
+@kernel("tpu.DequantizedConv2D")
+def build_dequantized_conv(site: Site) -> Kernel:
+    """The exact sums times the scales."""
+    bias, bound = weight_limits(site)
+    finish = dequantized(site, bias, site.weight(3).reshape(-1, 1))
+    return _over_images(site, exact_parts(site, bound), finish)
+
+
+@kernel("tpu.FloatConv2D")
+def build_float_conv(site: Site) -> Kernel:
+    """Sums of products in float32 by onnxruntime."""
+    weights = widened(site.weight(1))
+    finish = with_bias(site, site.weight(2).reshape(-1, 1))
+    return _over_images(site, [(slice(0, site.operand_shape(0)[1]), weights)], finish)
+
+
+def _over_images(site: Site, parts: list[Part], finish: Finish) -> Kernel:
+    """The convolutions of all `parts` for some images at a time, finished while the sums are in the cache."""
+    images, channels, *plane = site.shape
     per_call = min(max(1, CALL // math.prod(site.shape[1:])), -(-images // site.workers.threads))
     alone = per_call >= images
-    parts = _parts(site, weights) if bound.max() > FLOAT32_EXACT else [(slice(0, site.operand_shape(0)[1]), weights)]
     accumulate = _session(site, parts, site.workers.threads if alone else 1)
 
     def run(operands: Sequence[Array]) -> Array:
@@ -53,11 +92,8 @@ def build_conv(site: Site) -> Kernel:
 
         def some(first: int) -> None:
             part = result[first : first + per_call]
-            sums = accumulate.run(None, {"x": operands[0][first : first + per_call]})
-            sums = [each.reshape(part.shape) for each in sums]
-            if narrow >= 0:
-                sums = [narrowed(sums, bias, narrow)]
-            requantize(sums, part, site.workers, spread=alone)
+            sums = accumulate.run(None, {"x": fed(operands[0][first : first + per_call])})
+            finish([each.reshape(part.shape) for each in sums], part, alone)
 
         site.workers.run([partial(some, first) for first in range(0, images, per_call)])
         return result.reshape(site.shape)
@@ -117,5 +153,10 @@ def _session(site: Site, parts: list[Part], threads: int) -> Any:
     pointwise = max(window["kernel_shape"]) == 1 and math.prod(site.shape[2:]) >= LARGE_PLANE
     operand_shape: list[int | str] = ["n", *site.operand_shape(0)[1:]]
     return session(
-        nodes, ("x", site.operand_dtype(0), operand_shape), results, held, threads, blocked_layout=not pointwise
+        nodes,
+        ("x", fed_dtype(site.operand_dtype(0)), operand_shape),
+        results,
+        held,
+        threads,
+        blocked_layout=not pointwise,
     )

@@ -1,4 +1,4 @@
-"""tpu.Add and tpu.Mul."""
+"""tpu.Add and tpu.Mul, tpu.FloatAdd, tpu.FloatSub, tpu.FloatMul and tpu.Affine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tpu_deploy.numbers import flushed
 from tpu_deploy.runtime.reference.accumulation import FLOAT32_EXACT
+from tpu_deploy.runtime.reference.floating import Floats, along_channels, elementwise
 from tpu_deploy.runtime.reference.registry import Array, Kernel, Site, kernel
 from tpu_deploy.runtime.reference.requantization import Requantizer
 from tpu_deploy.runtime.reference.workers import part_of
@@ -98,3 +100,38 @@ def build_mul(site: Site) -> Kernel:
         return result
 
     return run
+
+
+@kernel("tpu.FloatAdd")
+def build_float_add(site: Site) -> Kernel:
+    """One rounding to the type."""
+    return elementwise(site, lambda operands: np.add(*operands))
+
+
+@kernel("tpu.FloatSub")
+def build_float_sub(site: Site) -> Kernel:
+    """One rounding to the type."""
+    return elementwise(site, lambda operands: np.subtract(*operands))
+
+
+@kernel("tpu.FloatMul")
+def build_float_mul(site: Site) -> Kernel:
+    """One rounding to the type."""
+    return elementwise(site, lambda operands: np.multiply(*operands))
+
+
+@kernel("tpu.Affine")
+def build_affine(site: Site) -> Kernel:
+    """The two steps, of which one may be none."""
+    scale, bias = site.weight(1), site.weight(2)
+    scales, adds = bool((scale != 1).any()), bool((bias != 0).any())
+    constants = [along_channels(each, len(site.shape)) for each in (scale, bias)]
+
+    def value(operands: Sequence[Floats]) -> Floats:
+        x, factor, offset = operands
+        if scales:
+            x = flushed(x * factor)
+        return x + offset if adds else x.copy()
+
+    kernel = elementwise(site, value)
+    return lambda operands: kernel([operands[0], *constants])

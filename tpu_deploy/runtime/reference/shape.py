@@ -42,12 +42,15 @@ def build_slice(site: Site) -> Kernel:
 
 @kernel("tpu.Pad")
 def build_pad(site: Site) -> Kernel:
-    """A copy amid the value."""
+    """A copy amid the value: an integer, or the bits of a float."""
+    value = site.attributes["value"]
+    is_integer = np.issubdtype(site.dtype, np.integer)
+    fill = value if is_integer else np.array(value, f"u{site.dtype.itemsize}").view(site.dtype)
     pads, rank = site.attributes["pads"], len(site.shape)
     inside = tuple(slice(begin, begin + size) for begin, size in zip(pads[:rank], site.operand_shape(0), strict=True))
 
     def run(operands: Sequence[Array]) -> Array:
-        result = np.full(site.shape, site.attributes["value"], site.dtype)
+        result = np.full(site.shape, fill, site.dtype)
         result[inside] = operands[0]
         return result
 
