@@ -13,6 +13,7 @@ from tpu_deploy.codegen.commands import PlannedCommand, Space
 from tpu_deploy.codegen.grouping import Planner
 from tpu_deploy.codegen.items import Item
 from tpu_deploy.codegen.measure import Weights
+from tpu_deploy.codegen.queue_order import in_good_order
 from tpu_deploy.codegen.realize import items_of
 from tpu_deploy.codegen.schedule import InvalidSchedule, Schedule, Sliced
 from tpu_deploy.codegen.sequence import LocalBlock, NoRoom, PlacedItems, Writer, lay_out
@@ -147,7 +148,9 @@ def compile_network(
     schedule, items, placed = arrange(forms) if schedule is None else _follow(schedule, forms)
     plan = global_memory.assign(global_memory.lifetimes(placement, items))
     writer = Writer(items, placed, target, plan.offsets, placement.constants)
-    commands = writer.write()
+    written = writer.write()
+    order = in_good_order(written, target).order
+    commands = [written[k] for k in order]
     data = writer.coefficients.pack(PAGE)
     context = target.global_base + len(data)
     bases = {Space.COEFFICIENTS: target.global_base, Space.CONTEXT: context}
@@ -163,6 +166,6 @@ def compile_network(
         kernel_module=kernel_module,
     )
     memory = MemoryUse(len(data), plan.size, plan.lower_bound, placed.peak, placed.lower_bound)
-    blocks = tuple(writer.local_blocks())
+    blocks = tuple(writer.local_blocks(order))
     groups = tuple(_layer_groups(schedule, forms))
-    return Compiled(bmodel, tuple(commands), memory, groups, tuple(writer.groups), blocks, schedule)
+    return Compiled(bmodel, tuple(commands), memory, groups, tuple(writer.groups[k] for k in order), blocks, schedule)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen import transfers
-from tpu_deploy.codegen.commands import Address, PlannedCommand, Space
+from tpu_deploy.codegen.commands import Address, LocalRange, PlannedCommand, Space
 from tpu_deploy.codegen.layout import aligned_strides
 from tpu_deploy.codegen.program import Fill, LoadConstant, LoadOperand, Step, StoreResult, TileProgram
 from tpu_deploy.codegen.timing import planned_cost
@@ -65,7 +65,7 @@ def fill_cycles(action: Fill, chip: Chip) -> int:
     """Cycles of the DMA engine for filling a box."""
     dims = action.dims if action.box is None else action.box.dims
     strides = aligned_strides(action.dims, action.itemsize, chip)
-    span = transfers.LocalRange(0, 0)
+    span = LocalRange(0, 0)
     return planned_cost(
         transfers.fill_local(dims, strides, action.itemsize, action.value, _NEAR, span, ""), chip
     ).cycles

@@ -174,7 +174,7 @@ def _written(items: Sequence[Item]) -> list[set[str]]:
 
 
 def _advance(layout: Layout, timeline: Timeline, lookahead: int) -> list[list[Load]]:
-    """Gives every load its slot, keeping their order."""
+    """Gives every load the earliest slot that its bytes and what it brings allow, the nearest need first."""
     items = layout.items
     slots: list[list[Load]] = [[] for _ in items]
     last_write: dict[str, int] = {}
@@ -182,19 +182,15 @@ def _advance(layout: Layout, timeline: Timeline, lookahead: int) -> list[list[Lo
     by_item: dict[int, list[Load]] = {}
     for load in layout.loads:
         by_item.setdefault(load.item, []).append(load)
-    earliest = 0
     for index, item in enumerate(items):
-        if isinstance(item.work, Copy):
-            earliest = max(earliest, last_write.get(item.work.source.buffer, -1) + 1)
         for load in by_item.get(index, []):
-            ready = earliest
+            ready = 0
             if load.source is not None:
                 ready = max(ready, load.source.first + 1)
             for action in load.actions:
                 if isinstance(action, LoadOperand) and load.source is None:
                     ready = max(ready, last_write.get(item.compute.storage(action).buffer, -1) + 1)
             timeline.advance(load.block, min(max(ready, load.block.first - lookahead), load.block.first))
-            earliest = load.block.first
             slots[load.block.first].append(load)
         for buffer in written[index]:
             last_write[buffer] = index
@@ -236,7 +232,8 @@ class Writer:
         self.commands: list[PlannedCommand] = []
         self.groups: list[int] = []
         """The layer group of each command."""
-        self._touched: dict[int, tuple[Block, int, int]] = {}
+        self.touched: list[tuple[Block, ...]] = []
+        """The blocks of local memory that each command touches."""
 
     def where(self, buffer: str) -> Address:
         """Where a buffer of global memory starts."""
@@ -249,7 +246,6 @@ class Writer:
         for index, item in enumerate(self.items):
             for load in self.placed.loads[index]:
                 self._actions(load.item, load.actions)
-                self._note_group(self.items[load.item])
             if isinstance(item.work, Copy):
                 ends = ((self.where(s.buffer), s) for s in (item.work.source, item.work.target))
                 source, target = ends
@@ -261,42 +257,40 @@ class Writer:
                 assert item.program is not None
                 ahead = {id(a) for actions in leading_loads(item.program).values() for a in actions}
                 self._actions(index, [a for a in item.program.actions if id(a) not in ahead])
-            self._note_group(item)
+            self._note(item)
         return self.commands
 
-    def local_blocks(self) -> list[LocalBlock]:
-        """Every block of local memory that a command touches, by its first one."""
+    def local_blocks(self, order: Sequence[int]) -> list[LocalBlock]:
+        """Every block of local memory that the commands touch when they run in an order, by its first one."""
+        uses: dict[int, tuple[Block, list[int]]] = {}
+        for place, index in enumerate(order):
+            for block in self.touched[index]:
+                uses.setdefault(id(block), (block, []))[1].append(place)
         found = []
-        for block, first, last in sorted(self._touched.values(), key=lambda t: (t[1], t[0].offset)):
+        for block, places in uses.values():
             index, _, buffer = block.name.partition(":")
             origin = self.items[int(index)].compute.view.result.name
-            found.append(LocalBlock(origin, buffer, block.offset, block.bytes, first, last))
-        return found
+            found.append(LocalBlock(origin, buffer, block.offset, block.bytes, places[0], places[-1]))
+        return sorted(found, key=lambda b: (b.first, b.offset))
 
-    def _note_group(self, item: Item) -> None:
-        """Commands written since the last note belong to an item's group."""
-        self.groups += [item.group] * (len(self.commands) - len(self.groups))
+    def _note(self, item: Item, blocks: tuple[Block, ...] = ()) -> None:
+        """Commands written since the last note belong to an item's group and touch these blocks."""
+        new = len(self.commands) - len(self.groups)
+        self.groups += [item.group] * new
+        self.touched += [blocks] * new
 
-    def _note_touched(self, index: int, action: Action, start: int) -> None:
-        """The commands from `start` on touch the blocks of an action."""
-        stop = len(self.commands) - 1
-        if stop < start:
-            return
+    def _touches(self, index: int, action: Action) -> tuple[Block, ...]:
         if isinstance(action, Step):
-            blocks = [self._block(index, access.buffer) for access in (*action.reads, *action.writes)]
-        else:
-            blocks = [self._block(index, action.buffer)]
-            if isinstance(action, LoadOperand) and (index, action.buffer) in self.placed.sources:
-                blocks.append(self.placed.sources[index, action.buffer])
-        for block in blocks:
-            first = self._touched[id(block)][1] if id(block) in self._touched else start
-            self._touched[id(block)] = (block, first, stop)
+            return tuple(self._block(index, access.buffer) for access in (*action.reads, *action.writes))
+        block = self._block(index, action.buffer)
+        if isinstance(action, LoadOperand) and (index, action.buffer) in self.placed.sources:
+            return block, self.placed.sources[index, action.buffer]
+        return (block,)
 
     def _actions(self, index: int, actions: Sequence[Action]) -> None:
         item = self.items[index]
         origin = item.compute.view.result.name
         for action in actions:
-            start = len(self.commands)
             match action:
                 case Step():
                     self.commands.append(self._step(index, action, origin))
@@ -318,7 +312,7 @@ class Writer:
                 case StoreResult():
                     if action.buffer in item.stored:
                         self._transfer(index, action, item.compute.result, origin)
-            self._note_touched(index, action, start)
+            self._note(item, self._touches(index, action))
 
     def _block(self, index: int, buffer: str) -> Block:
         return self.placed.blocks[index, buffer]
