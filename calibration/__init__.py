@@ -12,16 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tpu_deploy.calibration.channels import ChannelStatistics
     from tpu_deploy.calibration.collect import collect_statistics
     from tpu_deploy.calibration.histogram import Histogram
     from tpu_deploy.calibration.samples import Feed, InputSpec, Preprocessing, Samples, open_samples
-    from tpu_deploy.calibration.statistics import ChannelRange, Statistics, merge
+    from tpu_deploy.calibration.statistics import Statistics, merge
     from tpu_deploy.calibration.table import CalibrationTable
     from tpu_deploy.calibration.thresholds import Threshold
 
 HOME = {
     "CalibrationTable": "table",
-    "ChannelRange": "statistics",
+    "ChannelStatistics": "channels",
     "Feed": "samples",
     "Histogram": "histogram",
     "InputSpec": "samples",
@@ -37,7 +38,7 @@ HOME = {
 
 __all__ = [
     "CalibrationTable",
-    "ChannelRange",
+    "ChannelStatistics",
     "Feed",
     "Histogram",
     "InputSpec",

@@ -2,12 +2,13 @@
 
 onnxruntime computes convolutions in a blocked channel layout and inserts a reordering copy before each output. Ranges
 and histograms do not care about order, so those copies are cut out of the optimized graph: they cost more than all
-reductions together. The first feed is run both ways, and any difference falls back to plain outputs.
+reductions together. The first feed is run both ways: that tells how many channels a block has, and any difference in
+value falls back to plain outputs.
 """
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tpu_deploy.errors import BadInput
 
 Array = npt.NDArray[Any]
 
-BLOCKED_DOMAIN, LARGEST_BLOCK = "com.microsoft.nchwc", 16
+BLOCKED_DOMAIN, BLOCKS = "com.microsoft.nchwc", (16, 8)
 """Channels come in blocks of 8 or 16, so a multiple of 16 is not padded. Source: onnxruntime, MlasNchwcGetBlockSize."""
 
 LARGEST_OPTIMIZED = 1 << 30
@@ -44,7 +45,9 @@ RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 class Activations:
     """A single-threaded session whose outputs, in order, are the values of `tensors`, and their `example` on one feed.
 
-    Without tensors there is no session. `is_optimized` says that `model`, its serialized form, is to be run as it is.
+    The channels of the tensors in `blocks` come in blocks of so many, where the shape says otherwise: (batch, channels
+    / block, positions, block); the example has them in plain order. Without tensors there is no session. `is_optimized`
+    says that `model`, its serialized form, is to be run as it is.
     """
 
     session: onnxruntime.InferenceSession | None
@@ -52,6 +55,7 @@ class Activations:
     example: Sequence[Array]
     model: bytes
     is_optimized: bool
+    blocks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Array]:
@@ -70,11 +74,11 @@ class Activations:
         return _session(self.model, threads, optimize=not self.is_optimized)
 
 
-def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order: bool) -> Activations:
+def observe(network: Network, tensors: Sequence[str], first: Feed) -> Activations:
     """What computes those of `tensors` that are computed and real numbers, checked on the feed `first`.
 
-    With `any_order` the elements of an output may come in any order. Cost: two sessions and two runs.
-    Raises BadInput when none are, nor inputs that are real; or onnxruntime refuses the model or the feed.
+    Cost: two sessions and two runs. Raises BadInput when none are, nor inputs that are real; or onnxruntime refuses the
+    model or the feed.
     """
     inputs = [name for name in tensors if name in first and first[name].dtype.kind == "f"]
     tensors = [name for name in tensors if name not in first]
@@ -85,17 +89,21 @@ def observe(network: Network, tensors: Sequence[str], first: Feed, *, any_order:
     _set_outputs(network.proto, tensors)
     model = _serialized(network.proto)
     with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder, "optimized.onnx") if any_order and len(model) < LARGEST_OPTIMIZED else None
+        saved = Path(folder, "optimized.onnx") if len(model) < LARGEST_OPTIMIZED else None
         plain = _session(model, 1, save_to=saved)
         real = tuple(value.name for value in plain.get_outputs() if value.type in REAL_TYPES)
         if len(real) < len(tensors):
             del plain
-            return observe(network, [*inputs, *real], first, any_order=any_order)
+            return observe(network, [*inputs, *real], first)
         example = _run(plain, first)
-        blocked = _without_reordering(onnx.load(saved)) if saved and saved.exists() else None
-    session = _equivalent(blocked, first, example) if blocked is not None else None
-    if blocked is not None and session is not None:
-        return Activations(session, tuple(tensors), example, blocked, True)
+        found = _without_reordering(onnx.load(saved)) if saved and saved.exists() else None
+    if found is not None:
+        blocked, indices = found
+        equivalent = _equivalent(blocked, first, example, indices)
+        if equivalent is not None:
+            session, block = equivalent
+            blocks = {tensors[index]: block for index in indices}
+            return Activations(session, tuple(tensors), example, blocked, True, blocks)
     return Activations(plain, tuple(tensors), example, model, False)
 
 
@@ -135,38 +143,52 @@ def _run(session: onnxruntime.InferenceSession, feed: Feed) -> list[Array]:
         raise BadInput(f"onnxruntime cannot run the model on the first sample: {first_line(error)}") from error
 
 
-def _without_reordering(proto: onnx.ModelProto) -> bytes | None:
-    """The optimized model with blocked values in place of reordered outputs; None when there is nothing to gain."""
+def _without_reordering(proto: onnx.ModelProto) -> tuple[bytes, list[int]] | None:
+    """The optimized model with blocked values in place of reordered outputs, and which outputs these are.
+
+    None when there is nothing to gain.
+    """
     graph = proto.graph
     blocked: dict[str, str] = {}
     for node in graph.node:
         if node.domain == BLOCKED_DOMAIN and node.op_type == "ReorderOutput":
             channels = next(attribute.i for attribute in node.attribute if attribute.name == "channels")
-            if channels % LARGEST_BLOCK == 0 and node.input[0] not in blocked.values():
+            if channels % max(BLOCKS) == 0 and node.input[0] not in blocked.values():
                 blocked[node.output[0]] = node.input[0]
-    names = [blocked.get(value.name, value.name) for value in graph.output]
-    if names == [value.name for value in graph.output]:
+    indices = [index for index, value in enumerate(graph.output) if value.name in blocked]
+    if not indices:
         return None
+    names = [blocked.get(value.name, value.name) for value in graph.output]
     _set_outputs(proto, names)
     read = {name for node in graph.node for name in node.input}.union(names)
     for node in [node for node in graph.node if node.op_type == "ReorderOutput" and node.output[0] not in read]:
         graph.node.remove(node)
-    return _serialized(proto)
+    return _serialized(proto), indices
 
 
-def _equivalent(model: bytes, feed: Feed, expected: Sequence[Array]) -> onnxruntime.InferenceSession | None:
-    """A session of `model` if each output has the size, minimum and maximum of the `expected` one."""
+def _equivalent(
+    model: bytes, feed: Feed, expected: Sequence[Array], blocked: Sequence[int]
+) -> tuple[onnxruntime.InferenceSession, int] | None:
+    """A session of `model`, and the size of a block with which its outputs `blocked` are the `expected` ones.
+
+    None when there is no such size, or another output differs in any bit.
+    """
     try:
         session = _session(model, 1, optimize=False)
         values = _run(session, feed)
     except BadInput:
         return None
-    same = all(
-        ours.size == theirs.size and np.array_equal(_range(ours), _range(theirs), equal_nan=True)
-        for ours, theirs in zip(values, expected, strict=True)
-    )
-    return session if same else None
+    pairs = list(zip(values, expected, strict=True))
+    if not all(np.array_equal(*pair) for index, pair in enumerate(pairs) if index not in set(blocked)):
+        return None
+    for block in BLOCKS:
+        if all(np.array_equal(in_plain_order(pairs[index][0], block), pairs[index][1]) for index in blocked):
+            return session, block
+    return None
 
 
-def _range(values: Array) -> tuple[Any, Any]:
-    return (values.min(), values.max()) if values.size else (0, 0)
+def in_plain_order(values: Array, block: int) -> Array:
+    """A tensor whose channels come in blocks, in the order its shape (batch, channels, ...) says."""
+    batch, channels = values.shape[:2]
+    groups = values.reshape(batch, channels // block, -1, block)
+    return groups.transpose(0, 1, 3, 2).reshape(values.shape)

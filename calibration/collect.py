@@ -14,6 +14,7 @@ from tpu_deploy.calibration.activations import observe
 from tpu_deploy.calibration.network import Model, Network
 from tpu_deploy.calibration.recorder import Recorder
 from tpu_deploy.calibration.samples import InputSpec, Samples, open_samples
+from tpu_deploy.calibration.shards import WHOLE, Shard
 from tpu_deploy.calibration.statistics import Statistics, merge
 from tpu_deploy.calibration.streams import Array, BatchQueue, Progress, Stream, run_streams
 from tpu_deploy.calibration.thresholds import thresholds
@@ -36,33 +37,34 @@ def collect_statistics(
     tensors: Sequence[str] | None = None,
     batch_size: int = 1,
     progress: Progress | None = None,
-    per_channel: bool = False,
     values_per_tensor: int = VALUES_PER_TENSOR,
     threads: int | None = None,
     model_hash: str | None = None,
+    shard: Shard = WHOLE,
 ) -> Statistics:
     """Ranges and histograms of `tensors` over all `samples`, the same for any number of threads.
 
     `tensors` are ONNX names (default: inputs and all computed real tensors but those fused into a convolution).
     `batch_size` samples run at once where the batch is dynamic; a fixed batch is always filled. `progress` is called
-    with samples done, their number where known, and samples per second. `per_channel` also records the range of each
-    channel (axis 1, or the last axis of 3-D tensors). `values_per_tensor` 0 puts every value into the histograms.
-    `model_hash` identifies the model in the result (default: SHA-256 of `model`).
+    with samples done, their number where known, and samples per second. Channels lie along axis 1, or the last axis of
+    3-D tensors. `values_per_tensor` 0 puts every value into the histograms. `model_hash` identifies the model in the
+    result (default: SHA-256 of `model`). Of the samples only those of `shard` are taken in.
     Raises BadInput for unusable samples, model or names, and CheckFailed naming the first tensor with NaN or infinity.
     """
     network = Network.load(model)
     specs = network.inputs()
     names = network.chosen(tensors)
     opened = samples if isinstance(samples, Samples) else open_samples(samples, specs)
-    queue = BatchQueue(opened, specs, batch_size)
-    activations = observe(network, names, queue.example, any_order=not per_channel)
+    queue = BatchQueue(opened, specs, batch_size, shard)
+    activations = observe(network, names, queue.example)
     names = _with_reals(names, specs, activations.tensors, tensors)
     identity = model_hash or network.model_hash()
     del network
     cutoffs = _cutoffs(names, {**queue.example, **activations.values}, values_per_tensor)
     count, threads_each = _shares(threads or _cores(), activations.nbytes, queue.total)
     session = activations.session_of(threads_each)
-    recorders = [Recorder(names, values_per_tensor, per_channel=per_channel, cutoffs=cutoffs) for _ in range(count)]
+    blocks = activations.blocks
+    recorders = [Recorder(names, values_per_tensor, cutoffs=cutoffs, blocks=blocks) for _ in range(count)]
     streams = [Stream(session, activations.tensors, recorder) for recorder in recorders]
     del activations
     done = run_streams(queue, streams, progress)

@@ -17,6 +17,7 @@ from tpu_deploy.calibration.activations import RUNTIME_ERRORS
 from tpu_deploy.calibration.network import first_line
 from tpu_deploy.calibration.recorder import Recorder
 from tpu_deploy.calibration.samples import Feed, InputSpec, Loader, Samples
+from tpu_deploy.calibration.shards import WHOLE, Shard
 from tpu_deploy.errors import BadInput
 
 Array = npt.NDArray[Any]
@@ -25,8 +26,12 @@ Progress = Callable[[int, int | None, float], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """`samples` samples from number `first` on, in a feed of `slots` samples: the last one fills the slots left."""
+    """`samples` samples from number `first` on, in a feed of `slots` samples: the last one fills the slots left.
 
+    `number` is that of the batch among all.
+    """
+
+    number: int
     first: int
     samples: int
     slots: int
@@ -40,36 +45,39 @@ class Batch:
 
 
 class BatchQueue:
-    """The batches of all samples, handed out to several threads."""
+    """The batches of a shard of the samples, handed out to several threads."""
 
-    def __init__(self, samples: Samples, specs: Mapping[str, InputSpec], batch_size: int) -> None:
+    def __init__(self, samples: Samples, specs: Mapping[str, InputSpec], batch_size: int, shard: Shard = WHOLE) -> None:
         """Loads the first sample. Raises BadInput when there is none, or it is unusable."""
         loaders = samples.loaders()
         first = next(loaders, None)
         if first is None:
             raise BadInput(f"{samples.source}: holds no samples")
         feed = first()
-        self.total = samples.count
         self.taken = 0
         self._loaders = itertools.chain([lambda: feed], loaders)
         self._slots, self._must_fill = batch_slots(feed, specs, batch_size)
+        self._shard = shard
+        self.total = None if samples.count is None else shard.share(samples.count, self._slots)
         self._lock = threading.Lock()
         self.example = _joined([feed] * self._slots)
 
     def take(self) -> tuple[int, list[Loader]]:
         """The number of the next sample and loaders for a batch; none when all are taken."""
         with self._lock:
-            first = self.taken
-            loaders = list(itertools.islice(self._loaders, self._slots))
-            self.taken += len(loaders)
-            return first, loaders
+            while True:
+                first = self.taken
+                loaders = list(itertools.islice(self._loaders, self._slots))
+                self.taken += len(loaders)
+                if not loaders or self._shard.owns(first // self._slots):
+                    return first, loaders
 
     def load(self, first: int, loaders: Sequence[Loader]) -> Batch:
         """The batch of these samples, decoded by the thread that asks. Raises BadInput for an unusable sample."""
         feeds = [load() for load in loaders]
         if self._must_fill:
             feeds += feeds[-1:] * (self._slots - len(feeds))
-        return Batch(first, len(loaders), len(feeds), _joined(feeds))
+        return Batch(first // self._slots, first, len(loaders), len(feeds), _joined(feeds))
 
 
 def batch_slots(feed: Feed, specs: Mapping[str, InputSpec], batch_size: int) -> tuple[int, bool]:
@@ -104,7 +112,7 @@ class Stream:
         Raises BadInput when onnxruntime refuses the batch, CheckFailed for NaN and infinity.
         """
         for index, name in self._inputs:
-            self._recorder.record(index, batch.without_filling(batch.feed[name]), batch.first, batch.samples)
+            self._record(index, batch.feed[name], batch)
         if self._session is None:
             return
         try:
@@ -112,7 +120,10 @@ class Stream:
         except RUNTIME_ERRORS as error:
             raise BadInput(f"onnxruntime cannot run sample {batch.first}: {first_line(error)}") from error
         for index, values in zip(self._computed, outputs, strict=True):
-            self._recorder.record(index, batch.without_filling(values), batch.first, batch.samples)
+            self._record(index, values, batch)
+
+    def _record(self, index: int, values: Array, batch: Batch) -> None:
+        self._recorder.record(index, batch.without_filling(values), batch.first, batch.samples, batch.number)
 
     def _run(self, session: onnxruntime.InferenceSession, feed: Feed) -> list[Array]:
         """The outputs, in buffers that the next feed of the same shapes overwrites."""

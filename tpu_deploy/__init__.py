@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tpu_deploy.pipeline.guard import check
     from tpu_deploy.pipeline.inspection import Inspection, inspect
     from tpu_deploy.pipeline.profiling import profile
+    from tpu_deploy.pipeline.shards import calibrate_shard, merge_shards
     from tpu_deploy.pipeline.tables import calibrate
     from tpu_deploy.runtime.session import Session, load
 
@@ -37,10 +38,12 @@ _HOMES = {
     "Preprocessing": "calibration",
     "Session": "runtime.session",
     "calibrate": "pipeline.tables",
+    "calibrate_shard": "pipeline.shards",
     "check": "pipeline.guard",
     "deploy": "pipeline.deployment",
     "inspect": "pipeline.inspection",
     "load": "runtime.session",
+    "merge_shards": "pipeline.shards",
     "profile": "pipeline.profiling",
 }
 
@@ -54,10 +57,12 @@ __all__ = [
     "Session",
     "__version__",
     "calibrate",
+    "calibrate_shard",
     "check",
     "deploy",
     "inspect",
     "load",
+    "merge_shards",
     "profile",
 ]
 

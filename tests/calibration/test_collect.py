@@ -1,13 +1,17 @@
+from functools import reduce
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tpu_deploy.calibration import CalibrationTable, Statistics, collect_statistics, merge
-from tpu_deploy.calibration.activations import observe
+from tpu_deploy.calibration import CalibrationTable, Samples, Statistics, collect_statistics, merge
+from tpu_deploy.calibration.activations import in_plain_order, observe
 from tpu_deploy.calibration.histogram import BINS
 from tpu_deploy.calibration.network import Network
+from tpu_deploy.calibration.recorder import CHANNEL_STRIDE
+from tpu_deploy.calibration.shards import Shard
 from tpu_deploy.calibration.thresholds import METHODS, Magnitudes, SquaredError, thresholds
 from tpu_deploy.errors import BadInput, CheckFailed
 
@@ -31,36 +35,37 @@ def every_value(model: onnx.ModelProto, feeds: list[np.ndarray], names: list[str
 
 
 def same(a: Statistics, b: Statistics) -> bool:
-    vectors = ("minimum", "maximum", "exponent", "counts", "zeros")
-    return a.names == b.names and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vectors)
+    """Whether all is equal bit for bit."""
+    ours, theirs = a.to_arrays(), b.to_arrays()
+    return all(np.array_equal(ours[key], theirs[key]) for key in ours.keys() | theirs.keys())
 
 
 @pytest.mark.parametrize("channels", [16, 24, 32])
-@pytest.mark.parametrize("per_channel", [False, True])
-def test_ranges_are_those_of_all_values_whatever_the_layout(small_network, pictures, channels, per_channel):
+def test_ranges_are_those_of_all_values_whatever_the_layout(small_network, pictures, channels):
     model = small_network(channels)
-    statistics = collect_statistics(model, pictures, per_channel=per_channel)
+    statistics = collect_statistics(model, pictures)
     assert list(statistics.names) == TENSORS
     assert statistics.samples == 12
     values = every_value(model, [picture[None] for picture in pictures], TENSORS)
     for name, low, high in zip(TENSORS, statistics.minimum, statistics.maximum, strict=True):
         assert low == pytest.approx(values[name].min(), rel=1e-5, abs=1e-5)
         assert high == pytest.approx(values[name].max(), rel=1e-5, abs=1e-5)
-    assert bool(statistics.channels) == per_channel
 
 
 def test_reordering_is_cut_out_without_changing_a_single_bit(small_network, pictures):
     network = Network.load(small_network(32))
-    activations = observe(network, ["relu0", "conv1", "logits"], {"x": pictures[:1]}, any_order=True)
+    activations = observe(network, ["relu0", "conv1", "logits"], {"x": pictures[:1]})
     assert activations.is_optimized
     values = activations.session.run(None, {"x": pictures[:1]})
-    for found, expected in zip(values, activations.example, strict=True):
-        assert np.array_equal(np.sort(found, axis=None), np.sort(expected, axis=None))
+    assert activations.blocks.keys() == {"relu0", "conv1"}
+    for name, found, expected in zip(activations.tensors, values, activations.example, strict=True):
+        block = activations.blocks.get(name)
+        assert np.array_equal(in_plain_order(found, block) if block else found, expected)
 
 
 def test_channels_that_are_padded_stay_in_plain_order(small_network, pictures):
     network = Network.load(small_network(24))
-    activations = observe(network, ["relu0", "conv1"], {"x": pictures[:1]}, any_order=True)
+    activations = observe(network, ["relu0", "conv1"], {"x": pictures[:1]})
     assert not activations.is_optimized
 
 
@@ -122,23 +127,39 @@ def test_a_fixed_batch_is_filled_and_the_filling_is_not_counted(small_network, p
     assert np.array_equal(fixed.counts.sum(axis=1), loose.counts.sum(axis=1))
 
 
-def test_merged_shards_are_the_whole(small_network, pictures):
+@pytest.mark.parametrize(("batch_size", "shards"), [(1, 3), (5, 2), (1, 20)])
+def test_shards_merged_in_any_order_are_one_run(small_network, pictures, batch_size, shards):
     model = small_network()
-    whole = collect_statistics(model, pictures, values_per_tensor=0)
-    shards = [collect_statistics(model, part, values_per_tensor=0) for part in (pictures[:5], pictures[5:])]
-    merged = merge(*shards)
-    assert same(merged, whole)
-    assert merged.samples == whole.samples
+    whole = collect_statistics(model, pictures, batch_size=batch_size, values_per_tensor=100)
+    parts = [
+        collect_statistics(model, pictures, batch_size=batch_size, values_per_tensor=100, shard=Shard(number, shards))
+        for number in range(1, shards + 1)
+    ]
+    assert sum(part.samples for part in parts) == whole.samples == 12
+    assert same(reduce(merge, parts), whole) and same(reduce(merge, parts[::-1]), whole)
 
 
-def test_channel_ranges_cover_each_channel(small_network, pictures):
-    model = small_network()
-    statistics = collect_statistics(model, pictures, per_channel=True)
-    channels = statistics.channels["conv1"]
-    values = every_value(model, [picture[None] for picture in pictures], ["conv1"])["conv1"]
-    values = values.reshape(12, 16, -1)
-    np.testing.assert_allclose(channels.minimum, values.min(axis=(0, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(channels.maximum, values.max(axis=(0, 2)), rtol=1e-4, atol=1e-5)
+def test_a_shard_decodes_none_but_its_own_samples_and_the_first(small_network, pictures):
+    loaded = []
+
+    def loaders():
+        for number, picture in enumerate(pictures):
+            yield lambda number=number, picture=picture: loaded.append(number) or {"x": picture[None]}
+
+    collect_statistics(small_network(), Samples("pictures", 12, loaders), shard=Shard(2, 4), threads=1)
+    assert loaded == [0, 1, 5, 9]
+
+
+@pytest.mark.parametrize("channels", [24, 32])
+def test_each_channel_is_known_by_one_batch_out_of_a_few(small_network, pictures, channels):
+    statistics = collect_statistics(small_network(channels), pictures)
+    seen = [picture[None] for picture in pictures[::CHANNEL_STRIDE]]
+    for name in ("relu0", "conv1"):
+        found = statistics.channels[name]
+        values = every_value(small_network(channels), seen, [name])[name].reshape(len(seen), channels, -1)
+        np.testing.assert_allclose(found.minimum, values.min(axis=(0, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.maximum, values.max(axis=(0, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.mean, values.mean(axis=(0, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_tensors_asked_for_are_observed_in_graph_order_and_no_others(small_network, pictures):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpu_deploy.calibration.extremes import SampleExtremes
 from tpu_deploy.calibration.histogram import Histogram
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.thresholds import METHODS, SMALLEST_THRESHOLD, Magnitudes, by_divergence, thresholds
@@ -25,6 +26,9 @@ def statistics_of(*tensors: np.ndarray) -> Statistics:
         exponent=np.array([histogram.exponent for histogram in histograms], np.int32),
         counts=np.stack([histogram.counts for histogram in histograms]),
         zeros=np.array([histogram.zeros for histogram in histograms], np.int64),
+        even_counts=np.stack([histogram.counts for histogram in histograms]),
+        even_zeros=np.array([histogram.zeros for histogram in histograms], np.int64),
+        extremes=SampleExtremes.none(len(tensors)),
         samples=1,
         model_hash="m",
     )

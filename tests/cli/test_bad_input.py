@@ -457,3 +457,23 @@ def test_a_disk_too_small_for_the_statistics_gets_nothing(refused: Refused, smal
 )
 def test_wrong_words_are_named(refused: Refused, arguments: tuple[str, ...], told: str) -> None:
     assert told in refused(*arguments)
+
+
+# ---- shards
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("model.onnx", "other.onnx", "--data", "samples.npz"), "other.onnx: is one file too many"),
+        (("model.onnx", "--data", "samples.npz", "--shard", "4"), "--shard 4: is not NUMBER/COUNT"),
+        (("model.onnx", "--statistics", "model.table.statistics.npz", "--shard", "1/2"), "--shard: splits samples"),
+        (("model.onnx", "--data", "samples.npz", "--shard", "1/2", "--tpu-mlir-names"), "--shard: writes a part"),
+        (("--merge", "part", "--data", "samples.npz"), "--merge: takes the parts alone"),
+        (("--merge", "part", "--tpu-mlir-names"), "--merge: writes ONNX names"),
+        (("--merge", "part"), "part: no such file"),
+        (("--merge", "model.table"), "model.table: is no part of a calibration"),
+    ],
+)
+def test_shards_that_cannot_be_are_refused(refused: Refused, arguments: tuple[str, ...], told: str) -> None:
+    assert refused("calibrate", *arguments, "-o", "out").startswith(told)

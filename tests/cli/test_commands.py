@@ -51,6 +51,16 @@ def test_a_batch_left_open_is_one_and_said_to_be(folder: Path, command: Command)
     assert not command("deploy", "model.onnx", *data, "-o", "closed.bmodel", "--no-verify").told
 
 
+def test_shards_are_joined_to_the_table_of_one_run(folder: Path, command: Command) -> None:
+    for number in (1, 2):
+        options = ("--data", "samples.npz", "--shard", f"{number}/2", "-o", f"part{number}")
+        finished = command("calibrate", "model.onnx", *options)
+        assert finished.code == 0 and f"part{number}: shard {number}/2, 4 samples" in finished.out
+    finished = command("calibrate", "--merge", "part2", "part1", "-o", "joined.table")
+    assert finished.code == 0 and "joined.table: 7 tensors, method mse, 8 samples" in finished.out
+    assert (folder / "joined.table").read_bytes() == (folder / "model.table").read_bytes()
+
+
 def test_a_table_in_tpu_mlir_names_is_read_back_as_our_own(folder: Path, command: Command) -> None:
     options = ("--data", "samples.npz", "-o", "theirs.table", "--tpu-mlir-names")
     assert command("calibrate", "model.onnx", *options).code == 0

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tpu_deploy.cli import options
+from tpu_deploy.cli.calibrate import calibrate
 from tpu_deploy.cli.check import check
 from tpu_deploy.cli.profile import profile
 from tpu_deploy.errors import CheckFailed
@@ -55,53 +56,7 @@ def program(
     """From a trained ONNX network to a verified .bmodel for Sophgo TPUs."""
 
 
-@app.command()
-def calibrate(
-    model: options.Model,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="TABLE", help="Where the table goes.")],
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="A folder of images, of .npz or .npy files, a list of them, or one batch."),
-    ] = None,
-    statistics: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="In place of --data: the statistics saved beside an earlier table."),
-    ] = None,
-    samples: options.Samples = None,
-    method: options.Method = "mse",
-    batch_size: options.BatchSize = 1,
-    input_shape: options.InputShape = None,
-    mean: options.Mean = None,
-    scale: options.Scale = None,
-    resize: options.Resize = None,
-    pixel_format: options.PixelFormat = None,
-    channel_order: options.ChannelOrder = None,
-    keep_aspect: options.KeepAspect = False,
-    tpu_mlir_names: Annotated[
-        bool, typer.Option("--tpu-mlir-names", help="Write tensor names as TPU-MLIR does: NAME_OpType.")
-    ] = False,
-) -> None:
-    """Find the range of every tensor on sample data; write a calibration table."""
-    import tpu_deploy
-    from tpu_deploy.cli.progress import Terminal
-    from tpu_deploy.pipeline.tables import statistics_path
-
-    with Terminal() as progress:
-        table = tpu_deploy.calibrate(
-            model,
-            data,
-            method=method,
-            samples=samples,
-            batch_size=batch_size,
-            preprocessing=options.preprocessing(mean, scale, resize, pixel_format, channel_order, keep_aspect),
-            input_shapes=options.input_shapes(input_shape),
-            statistics=statistics,
-            output=output,
-            tpu_mlir_names=tpu_mlir_names,
-            progress=progress,
-        )
-    print(f"{output}: {len(table)} tensors, method {table.method}, {table.samples} samples")
-    print(f"{statistics_path(output)}: the statistics, for other methods without another pass (--statistics)")
+app.command()(calibrate)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy import calibration
 from tpu_deploy.calibration.feeds import Feed
+from tpu_deploy.calibration.shards import WHOLE, Shard
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
@@ -75,16 +76,21 @@ def calibrate(
     table = replace(CalibrationTable.of(found, method), first_samples=tuple(first))
     if target is not None and tpu_mlir_names:
         graph = source.file.proto.graph
-        _write(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
+        write_table(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
     elif target is not None:
-        _write(table, found, target, None)
+        write_table(table, found, target, None)
     return table
 
 
 def collect(
-    network: Network, source: Source, samples: Samples, batch_size: int = 1, progress: Progress = SILENT
+    network: Network,
+    source: Source,
+    samples: Samples,
+    batch_size: int = 1,
+    progress: Progress = SILENT,
+    shard: Shard = WHOLE,
 ) -> Statistics:
-    """The statistics of all values of a canonical network over `samples`, in one pass through onnxruntime."""
+    """The statistics of all values of a canonical network over a shard of `samples`, in one pass of onnxruntime."""
     return calibration.collect_statistics(
         export_onnx(network),
         samples,
@@ -92,6 +98,7 @@ def collect(
         batch_size=batch_size,
         progress=progress.samples,
         model_hash=source.hash,
+        shard=shard,
     )
 
 
@@ -122,8 +129,8 @@ def _earlier_samples(
     return kept(beside, input_specs(canonical_network(source, source.shapes_for_batch(input_shapes, 1))))
 
 
-def _write(table: CalibrationTable, statistics: Statistics, target: Path, names: Mapping[str, str] | None) -> None:
-    """All files or none: statistics, first samples and table."""
+def write_table(table: CalibrationTable, statistics: Statistics, target: Path, names: Mapping[str, str] | None) -> None:
+    """Writes all files or none: statistics, first samples, and the table with the `names` tensors have elsewhere."""
     beside, samples = statistics_path(target), samples_path(target)
     new = [path for path in (beside, samples) if not path.exists()]
     try:
