@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-CHUNK = 1 << 14
-"""Elements compared at a time: their float64 copies stay in a core's second-level cache."""
+CHUNK = 1 << 13
+"""Elements compared at a time: their float64 copies stay in the cache, and no dot product of so few wakes threads."""
 
 
 @dataclass(frozen=True)

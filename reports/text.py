@@ -43,3 +43,8 @@ def cosine(value: float) -> str:
     if math.isnan(value):
         return "NaN"
     return "1" if value == 1 else f"{math.floor(value * 1e6) / 1e6:.6f}"
+
+
+def percent(share: float) -> str:
+    """A share: `83 %`, `1.2 %` of small ones."""
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"

@@ -23,9 +23,11 @@ HELD_BYTES = 1 << 28
 """Bytes of values that are held at once; more than that are computed in several runs."""
 
 
-def _session(model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
+def session_of(model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """An onnxruntime session of a model, as the float judge runs it. Its threads sleep while it waits."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     given = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
@@ -45,7 +47,7 @@ class OriginalModel:
         """With `values` the model's own tensors of these names are computed in place of its outputs."""
         self._label = source.label
         try:
-            self._session = _session(source.given if values is None else _with_outputs(source.given, values))
+            self._session = session_of(source.given if values is None else _with_outputs(source.given, values))
         except Exception as error:  # onnxruntime raises classes of its own making, one for each status code
             raise CheckFailed(f"{self._label}: onnxruntime cannot load the model ({_first_line(error)})") from error
         self.names = [value.name for value in self._session.get_outputs()]
@@ -78,7 +80,7 @@ class FloatNetwork:
         self._inputs = {name_of(value) for value in network.inputs}
         self.outputs = {n: name_of(v) for n, v in zip(network.output_names, network.outputs, strict=True)}
         computed = [name for name in self._bytes if name not in self._inputs]
-        self._session = _session(export_onnx(network, computed)) if computed else None
+        self._session = session_of(export_onnx(network, computed)) if computed else None
 
     def values(self, feed: Feed) -> FloatValues:
         """All values of the network for one feed, computed when asked for."""

@@ -1,0 +1,165 @@
+"""What is said of each tensor: the parts of an error sum to it, and a planted fault is found where it was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_top_networks import random_precisions, random_top
+from small_model import feeds, small_model
+
+from tpu_deploy.calibration.thresholds import Threshold
+from tpu_deploy.ir.network import Network, name_of, shape_of
+from tpu_deploy.lowering.to_tpu import lower_to_tpu
+from tpu_deploy.pipeline.explanation import explain
+from tpu_deploy.pipeline.float_model import FloatNetwork
+from tpu_deploy.pipeline.influence import output_shares
+from tpu_deploy.pipeline.source import Source, canonical_network
+from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
+from tpu_deploy.reports.attribution import PARTS, TOLERANCE
+from tpu_deploy.reports.causes import cause_of, worst_layers
+from tpu_deploy.reports.findings import findings
+from tpu_deploy.reports.layers import Layer, rows
+from tpu_deploy.runtime.reference import Reference
+
+Feeds = list[dict[str, np.ndarray[Any, Any]]]
+
+
+def table_of(network: Network, samples: Feeds) -> dict[str, Threshold]:
+    """The exact range of each value over some samples."""
+    floats = FloatNetwork(network)
+    runs = [floats.values(feed) for feed in samples]
+    found = {}
+    for name in map(name_of, network.values()):
+        low, high = min(float(r[name].min()) for r in runs), max(float(r[name].max()) for r in runs)
+        found[name] = Threshold(max(abs(low), abs(high)), low, high)
+    return found
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_the_parts_of_an_error_sum_to_it_and_born_and_passed_on_to_the_accumulated_one(seed: int, mixed: bool) -> None:
+    network = random_top(seed)
+    rng = np.random.default_rng(seed)
+    samples = [{name_of(v): rng.standard_normal(shape_of(v)).astype(np.float32) for v in network.inputs}] * 2
+    chosen, results = random_precisions(network, seed) if mixed else ({}, {})
+    plan = make_plan(network, table_of(network, samples), Scheme(operations=chosen, results=results))
+    layers = explain(network, Reference(lower_to_tpu(network, plan)), plan.operations, samples)
+    for layer in layers:
+        why = layer.explanation
+        assert why is not None
+        total = sum(getattr(why.shares, part) for part in PARTS)
+        assert total == pytest.approx(1.0 if why.isolated.relative_l2 else 0.0, abs=TOLERANCE), layer.name
+        born, passed, whole = why.origin.born, why.origin.passed, layer.similarity.relative_l2
+        assert abs(born - passed) - 1e-5 <= whole <= born + passed + 1e-5, layer.name
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The small model with its plan."""
+
+    top: Network
+    table: dict[str, Threshold]
+    plan: QuantizationPlan
+
+    def explained(self, tpu: Network) -> list[Layer]:
+        return explain(self.top, Reference(tpu), self.plan.operations, feeds(4))
+
+
+@pytest.fixture(scope="module")
+def planned() -> Planned:
+    top = canonical_network(Source.of(small_model()), {"image": (1, 3, 16, 16)})
+    table = table_of(top, feeds(8))
+    return Planned(top, table, make_plan(top, table))
+
+
+def test_movements_bear_no_error_and_inputs_have_none(planned: Planned) -> None:
+    layers = {each.name: each for each in planned.explained(lower_to_tpu(planned.top, planned.plan))}
+    for name in ("image", "flat"):
+        why = layers[name].explanation
+        assert why is not None and why.origin.born == 0
+    assert layers["image"].similarity.relative_l2 == 0 < layers["flat"].similarity.relative_l2
+    assert [row["operation"] for row in rows(list(layers.values()))][:3] == ["Input", "Conv", "Conv"]
+
+
+def test_the_first_layer_alone_is_the_first_layer(planned: Planned) -> None:
+    first = planned.explained(lower_to_tpu(planned.top, planned.plan))[1]
+    assert first.explanation is not None
+    assert first.explanation.isolated.relative_l2 == first.similarity.relative_l2
+    assert first.explanation.quantizes and first.explanation.shares.activation_rounding > 0
+
+
+def of_weight(tpu: Network, operation: str, index: int, change: Callable[[Any], Any]) -> Network:
+    """The network with one weight of an operation changed."""
+    op = next(op for op in tpu.operations if name_of(op) == operation)
+    name = name_of(op.operands[index])
+    tpu.weights[name] = change(tpu.weights[name].copy()).astype(tpu.weights[name].dtype)
+    return tpu
+
+
+def coarse(channel: int) -> Callable[[Any], Any]:
+    def change(filters: Any) -> Any:
+        filters[channel] = np.sign(filters[channel]) * 64 * np.rint(np.abs(filters[channel]) / 64)
+        return filters
+
+    return change
+
+
+def dead(channel: int) -> Callable[[Any], Any]:
+    def change(filters: Any) -> Any:
+        filters[channel] = 0
+        return filters
+
+    return change
+
+
+def worst(planned: Planned, tpu: Network) -> tuple[str, str, str]:
+    """Name, kind of cause and sentence of the worst layer."""
+    (layer,) = worst_layers(planned.explained(tpu), {}, 1)
+    cause = cause_of(layer)
+    return layer.name, cause.kind, cause.sentence
+
+
+def test_a_clipped_tensor_is_named_with_its_cause(planned: Planned) -> None:
+    entry = planned.table["relu1"]
+    table = planned.table | {"relu1": replace(entry, threshold=entry.threshold / 4)}
+    name, kind, sentence = worst(planned, lower_to_tpu(planned.top, make_plan(planned.top, table)))
+    assert (name, kind) == ("relu1", "clipping") and "lie beyond what it stores" in sentence
+
+
+def test_bad_weights_are_named_with_their_channel(planned: Planned) -> None:
+    tpu = of_weight(lower_to_tpu(planned.top, planned.plan), "conv2", 1, coarse(5))
+    name, kind, sentence = worst(planned, tpu)
+    assert (name, kind) == ("conv2", "weight_rounding") and "channel 5 of 8" in sentence
+
+
+def test_a_wrong_scale_is_named_as_a_gain_error_and_is_a_finding_the_cosine_hides(planned: Planned) -> None:
+    tpu = of_weight(lower_to_tpu(planned.top, planned.plan), "conv2", 3, lambda multiplier: multiplier * 0.92)
+    name, kind, sentence = worst(planned, tpu)
+    assert (name, kind) == ("conv2", "gain") and "too small" in sentence
+    found = findings(planned.explained(tpu), ["scores"])
+    assert ("gain", "conv2") in [(each.kind, each.tensor) for each in found]
+
+
+def test_a_dead_channel_is_named_and_found(planned: Planned) -> None:
+    tpu = of_weight(lower_to_tpu(planned.top, planned.plan), "conv2", 1, dead(3))
+    tpu = of_weight(tpu, "conv2", 2, dead(3))
+    name, kind, sentence = worst(planned, tpu)
+    assert (name, kind) == ("conv2", "dead_channels") and sentence.startswith("channel 3 is dead")
+    assert any(
+        str(each).startswith("conv2: channel 3 of 8 is constant") for each in findings(planned.explained(tpu), [])
+    )
+
+
+def test_the_shares_of_the_output_error_name_the_layer_that_is_to_blame(planned: Planned) -> None:
+    tpu = of_weight(lower_to_tpu(planned.top, planned.plan), "conv2", 3, lambda multiplier: multiplier * 0.92)
+    names = [name_of(value) for value in planned.top.values()]
+    shares = output_shares(planned.top, Reference(tpu), feeds(1)[0], names)
+    assert max(shares, key=lambda name: shares[name]) == "conv2"
+    assert sum(shares.values()) == pytest.approx(1, abs=0.1)
+    assert output_shares(planned.top, Reference(tpu), feeds(1)[0], names, budget=0) == {}

@@ -1,0 +1,127 @@
+"""Layers in real numbers with the weights that a quantized network stores: what the rounding of weights alone costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnx import helper, numpy_helper
+from xdsl.ir import Operation
+
+from tpu_deploy.ir.dialect import attributes_of
+from tpu_deploy.ir.network import Network, name_of, shape_of, uniform_of
+from tpu_deploy.pipeline.float_layers import one_result
+from tpu_deploy.pipeline.float_model import session_of
+from tpu_deploy.pipeline.single_layers import SingleLayer
+from tpu_deploy.quant.ranges import reach
+
+Array = npt.NDArray[Any]
+Float64Array = npt.NDArray[np.float64]
+Execution = Callable[[Operation, Array], Array]
+
+CONVOLUTIONS = frozenset({"tpu.Conv2D", "tpu.DequantizedConv2D", "tpu.FloatConv2D"})
+MATRIX_PRODUCTS = frozenset({"tpu.MatMul", "tpu.DequantizedMatMul", "tpu.FloatMatMul"})
+PLAIN = frozenset({"tpu.Quantize", "tpu.Dequantize", "tpu.Cast", "tpu.Reshape", "tpu.Requantize"})
+"""Operations that stand beside products and, in real numbers, do no more than to scale."""
+
+
+class StoredWeights:
+    """Executes single layers of a TPU network in float32: stored weights, but neither sums nor results are rounded."""
+
+    def __init__(self, network: Network, top: Network) -> None:
+        """`top` is the canonical network: saturation plays the part of its ReLUs."""
+        self._network = network
+        self._reach = {name_of(result): reach(op) for op in top.operations for result in op.results}
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+
+    def has(self, layer: SingleLayer) -> bool:
+        """Whether the layer has weights whose rounding can be told from that of its result."""
+        names = {op.name for op in layer.operations}
+        products = names & (CONVOLUTIONS | MATRIX_PRODUCTS)
+        scaled = any(op.name == "tpu.Mul" and self._has_weight(op) for op in layer.operations)
+        return bool(products or scaled) and names <= CONVOLUTIONS | MATRIX_PRODUCTS | PLAIN | {"tpu.Mul"}
+
+    def _has_weight(self, op: Operation) -> bool:
+        return any(self._network.weight(value) is not None for value in op.operands)
+
+    def run(self, layer: SingleLayer, operands: Mapping[str, Array]) -> Array:
+        """The layer's result from real `operands` by the names of their tensors."""
+        held = {each.value: operands[each.tensor] for each in layer.operands}
+        for op in layer.operations:
+            held[op.results[0]] = self._execute(op, held)
+        result = held[layer.result.value]
+        low, high = self._reach[layer.result.tensor]
+        return np.clip(result, low, high) if low > -np.inf or high < np.inf else result
+
+    def _execute(self, op: Operation, held: Mapping[Any, Array]) -> Array:
+        if op.name == "tpu.Mul":
+            return self._product(op, held)
+        x = held[op.operands[0]]
+        if op.name in CONVOLUTIONS:
+            return self._convolution(op, x)
+        if op.name in MATRIX_PRODUCTS:
+            weights, bias = real_weights(self._network, op)
+            return np.asarray(x @ weights + bias, np.float32)
+        if op.name == "tpu.Requantize":
+            return x * np.float32(_ratio(op) * _scale(op.results[0]) / _scale(op.operands[0]))
+        return x.reshape(shape_of(op.results[0]))
+
+    def _convolution(self, op: Operation, x: Array) -> Array:
+        name = name_of(op)
+        if name not in self._sessions:
+            weights, bias = real_weights(self._network, op)
+            held = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")]
+            given = attributes_of(op)
+            window = {key: given[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
+            node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **window)
+            self._sessions[name] = session_of(one_result([node], {"x": x.shape}, "y", held))
+        found: Array = self._sessions[name].run(None, {"x": x})[0]
+        return found
+
+    def _product(self, op: Operation, held: Mapping[Any, Array]) -> Array:
+        factor = _ratio(op) * _scale(op.results[0])
+        real: Array = np.ones((), np.float32)
+        for value in op.operands:
+            weight = self._network.weight(value)
+            real = real * (held[value] if weight is None else weight.astype(np.float32))
+            factor /= _scale(value) if weight is None else 1.0
+        return np.asarray(real * np.float32(factor), np.float32)
+
+
+def real_weights(network: Network, op: Operation) -> tuple[Array, Array]:
+    """The weights of a product as the real numbers they stand for, and its bias: float32, in the operation's layout."""
+    weights, bias = (_weight(network, op, index) for index in (1, 2))
+    kind = uniform_of(op.operands[0])
+    if kind is None:
+        return weights.astype(np.float32), bias.astype(np.float32)
+    by_channel = (-1, *[1] * (weights.ndim - 1)) if op.name in CONVOLUTIONS else (-1,)
+    others = tuple(range(1, weights.ndim)) if op.name in CONVOLUTIONS else (0,)
+    if op.name.startswith("tpu.Dequantized"):
+        step = _weight(network, op, 3).astype(np.float64)
+    else:
+        shift = _weight(network, op, 4).astype(np.int64) + max(attributes_of(op).get("acc_shift", -1), 0)
+        step = np.ldexp(_weight(network, op, 3).astype(np.float64), -shift) * _scale(op.results[0])
+    offset = bias.astype(np.int64) + kind.zero_point * weights.sum(others, np.int64)
+    real = weights * (step / kind.scale).reshape(by_channel)
+    return real.astype(np.float32), (offset * step).astype(np.float32)
+
+
+def _weight(network: Network, op: Operation, index: int) -> Array:
+    array = network.weight(op.operands[index])
+    assert array is not None, f"{name_of(op)}: operand {index} is no weight"
+    return array
+
+
+def _ratio(op: Operation) -> float:
+    attributes = attributes_of(op)
+    return math.ldexp(attributes["multiplier"], -attributes["rshift"])
+
+
+def _scale(value: Any) -> float:
+    kind = uniform_of(value)
+    assert kind is not None, f"{name_of(value)} is not quantized"
+    return kind.scale
