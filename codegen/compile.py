@@ -157,7 +157,8 @@ def compile_network(
     streams = encode_groups(commands, bases, target)
     inputs, outputs = _tensors(network, placement, plan, context)
     queues = tuple(CommandGroup(s.tiu, s.gdma, s.tiu_count, s.gdma_count) for s in streams)
-    coefficients = Coefficients(target.global_base, data) if data else None
+    named = writer.coefficients.locations()
+    coefficients = Coefficients(target.global_base, data, locations=named) if data else None
     stage = Stage(inputs, outputs, context, max(plan.size, PAGE), coefficients, queues)
     bmodel = Bmodel(
         chip=target.bmodel_name,

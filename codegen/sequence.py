@@ -295,7 +295,7 @@ class Writer:
                 case Step():
                     self.commands.append(self._step(index, action, origin))
                 case LoadConstant():
-                    slot = self.coefficients.slot(action)
+                    slot = self.coefficients.slot(action, origin)
                     source = Address(Space.COEFFICIENTS, slot.offset)
                     offset = self._block(index, action.buffer).offset
                     self.commands.append(

@@ -36,47 +36,49 @@ def phase_name(number: int, commands: Sequence[Executed]) -> str:
     return f"phase {number + 1}: {told}"
 
 
+_KIND = "tpu."
+"""What the names begin with that TPU-MLIR gives to all weights of one kind of operation."""
+
+
 class _Coefficients:
-    """What the file calls parts of its coefficients."""
+    """What the file calls parts of its coefficients: by operation, or only by kind ("tpu.Conv2D.weight")."""
 
     def __init__(self, stage: Stage) -> None:
         held = stage.coefficients
         self._base = held.address if held is not None else 0
         self._locations = sorted(held.locations, key=lambda each: each.offset) if held is not None else []
         self._offsets = [each.offset for each in self._locations]
-        self._counts = Counter(each.name for each in self._locations)
 
     def name(self, address: int) -> str:
-        """The location an address lies in, with its offset where its name is not its own; else the bare offset."""
+        """The location an address lies in, with its offset where its name is that of a kind; else the bare offset."""
         offset = address - self._base
         number = bisect_right(self._offsets, offset) - 1
-        if len(self._locations) < 2 or number < 0:
+        if number < 0 or self._locations[number].name == COEFFICIENTS:
             return f"coefficients+{offset:#x}"
         found = self._locations[number]
-        return found.name if self._counts[found.name] == 1 else f"{found.name}+{found.offset:#x}"
+        return f"{found.name}+{found.offset:#x}" if found.name.startswith(_KIND) else found.name
 
 
 def operations(stage: Stage, commands: Sequence[Executed], tracer: Tracer, moved: Mapping[int, Moved]) -> list[str]:
     """What each command works for: the coefficients it loads or uses, else its kind.
 
-    A store counts with what computed its data, a load of a tensor with its first reader.
+    Coefficients stay what they are while they are only moved about. A store counts with what computed its data, a load
+    of a tensor with its first reader.
     """
     coefficients = _Coefficients(stage)
     names = [""] * len(commands)
-    carried = [""] * len(commands)
+    is_coefficient = [False] * len(commands)
     for index, each in enumerate(commands):
-        what = moved.get(index)
-        sources = [carried[source] for source in tracer.sources[index] if carried[source]]
+        what, sources = moved.get(index), tracer.sources[index]
+        used = [source for source in sources if is_coefficient[source]]
         if what is not None and what.read == COEFFICIENTS and each.reads:
-            names[index] = carried[index] = coefficients.name(each.reads[0].place.offset)
-        elif sources:
-            names[index] = sources[0]
-            if each.command.engine == "GDMA" and what is None:
-                carried[index] = sources[0]
+            names[index], is_coefficient[index] = coefficients.name(each.reads[0].place.offset), True
+        elif used:
+            names[index], is_coefficient[index] = names[used[0]], len(used) == len(sources)
         elif each.command.engine == "TIU":
             names[index] = nameless(each)
-        elif what is not None and what.written and tracer.sources[index]:
-            names[index] = names[tracer.sources[index][0]]
+        elif what is not None and what.written and sources:
+            names[index] = names[sources[0]]
     for index in range(len(commands) - 1, -1, -1):
         for source in tracer.sources[index]:
             what = moved.get(source)

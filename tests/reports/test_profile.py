@@ -110,6 +110,26 @@ def test_operations_and_groups_have_the_names_of_the_network(compiled):
     assert {share.name for share in stage.operations} == {command.origin for command in compiled.commands}
 
 
+def test_a_file_of_ours_names_the_operations_that_have_coefficients(compiled):
+    (known,), (found,) = (profile(compiled.bmodel, given).stages for given in (compiled, None))
+    pairs = [(f.operation, k.operation) for f, k in zip(found.commands, known.commands, strict=True)]
+    named = [(one, other) for one, other in pairs if not one.endswith("no coefficients")]
+    assert len(named) > 5 and all(one == other for one, other in named)
+
+
+def test_a_file_that_names_nothing_is_told_by_where_its_coefficients_lie(vendor):
+    assert {"tpu.Conv2D.weight+0x0"} <= {share.name for share in profile(vendor).stages[0].operations}
+    queues = Queues()
+    queues.load(128, 0, 64)
+    queues.load(1 << 14, 4096, 64)
+    queues.add(0, 4096, 8192, 64, after=2)
+    queues.add(8192, 4096, 12288, 64)
+    queues.store(12288, 1 << 15, 64, after=2)
+    stage = only(bmodel(queues, coefficients=1 << 14))
+    used, nameless = "coefficients+0x80", "AR.adds, no coefficients"
+    assert [command.operation for command in stage.commands] == [used, used, used, nameless, nameless]
+
+
 # ---- local memory
 
 
