@@ -1,4 +1,4 @@
-"""Changes of type: float32 to integers, integers to float32, one quantized type to another."""
+"""Changes of type: floats to integers, integers to floats, one float or quantized type to another."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters.flat import elementwise_variants
+from tpu_deploy.codegen.emitters.floating import F32, converted
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
 from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
@@ -15,7 +16,7 @@ from tpu_deploy.codegen.layout import aligned_bytes
 from tpu_deploy.codegen.program import Buffer, LoadOperand, Step, StoreResult, TileProgram, Variant
 from tpu_deploy.codegen.views import Box, canonical_axes
 
-F32, I16, I8 = np.dtype(np.float32), np.dtype(np.int16), np.dtype(np.int8)
+I16, I8 = np.dtype(np.int16), np.dtype(np.int8)
 
 
 def unary_tile(
@@ -33,38 +34,59 @@ def unary_tile(
     return TileProgram(buffers, (load, *steps, store))
 
 
-@emits("tpu.Quantize")
-def quantize(op: OperationView, chip: Chip) -> list[Variant]:
-    """Multiply, convert half away from zero; a zero point is added to 16-bit integers."""
-    inverse = Constant.float32(float(np.float32(1.0 / op.result.scale)))
-    zero = op.result.zero_point
+@emits("tpu.Cast")
+def cast(op: OperationView, chip: Chip) -> list[Variant]:
+    """One conversion, half to even."""
 
     def tile(seen: tuple[int, ...], box: Box) -> TileProgram:
-        x, y = Local("x", box.dims, F32), Local("y", box.dims, op.result.dtype)
-        scaled, wide = Local("scaled", box.dims, F32), Local("wide", box.dims, I16)
-        steps = [tiu.arithmetic(ArithmeticOp.MUL, scaled, x, inverse, chip)]
+        x, y = Local("x", box.dims, op.operands[0].dtype), Local("y", box.dims, op.result.dtype)
+        return unary_tile(op, chip, seen, box, (), (converted(y, x, chip),))
+
+    return elementwise_variants(op.result.shape, chip, tile)
+
+
+@emits("tpu.Quantize")
+def quantize(op: OperationView, chip: Chip) -> list[Variant]:
+    """Widen, multiply, convert half away from zero; a zero point is added to 16-bit integers."""
+    inverse = Constant.float32(float(np.float32(1.0 / op.result.scale)))
+    zero, kind = op.result.zero_point, op.operands[0].dtype
+
+    def tile(seen: tuple[int, ...], box: Box) -> TileProgram:
+        x, y = Local("x", box.dims, kind), Local("y", box.dims, op.result.dtype)
+        single, scaled = Local("single", box.dims, F32), Local("scaled", box.dims, F32)
+        wide = Local("wide", box.dims, I16)
+        scratch: list[Local] = [scaled]
+        steps: list[Step] = []
+        if kind != F32:
+            scratch.append(single)
+            steps.append(converted(single, x, chip))
+            x = single
+        steps.append(tiu.arithmetic(ArithmeticOp.MUL, scaled, x, inverse, chip))
         if zero == 0:
             steps.append(tiu.cast(y, scaled, chip))
-            return unary_tile(op, chip, seen, box, (scaled,), tuple(steps))
+            return unary_tile(op, chip, seen, box, tuple(scratch), tuple(steps))
         steps.append(tiu.cast(wide, scaled, chip))
         if op.result.dtype == I8:
             steps.append(tiu.arithmetic(ArithmeticOp.ADDS, y, wide, Constant(zero, I16), chip))
         else:
             steps.append(tiu.requantize(y, wide, 1, 0, zero, chip))
-        return unary_tile(op, chip, seen, box, (scaled, wide), tuple(steps))
+        return unary_tile(op, chip, seen, box, (*scratch, wide), tuple(steps))
 
     return elementwise_variants(op.result.shape, chip, tile)
 
 
 @emits("tpu.Dequantize")
 def dequantize(op: OperationView, chip: Chip) -> list[Variant]:
-    """One DQ instruction."""
-    x_type = op.operands[0]
+    """One DQ instruction, and for 16 bits a conversion."""
+    x_type, kind = op.operands[0], op.result.dtype
 
     def tile(seen: tuple[int, ...], box: Box) -> TileProgram:
-        x, y = Local("x", box.dims, x_type.dtype), Local("y", box.dims, F32)
-        step = tiu.dequantize(y, x, x_type.scale, x_type.zero_point, chip)
-        return unary_tile(op, chip, seen, box, (), (step,))
+        x, y, single = (Local(n, box.dims, d) for n, d in (("x", x_type.dtype), ("y", kind), ("single", F32)))
+        target = y if kind == F32 else single
+        steps = [tiu.dequantize(target, x, x_type.scale, x_type.zero_point, chip)]
+        if kind != F32:
+            steps.append(converted(y, single, chip))
+        return unary_tile(op, chip, seen, box, () if kind == F32 else (single,), tuple(steps))
 
     return elementwise_variants(op.result.shape, chip, tile)
 

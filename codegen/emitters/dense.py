@@ -12,7 +12,7 @@ import numpy as np
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
-from tpu_deploy.codegen.emitters.epilogue import Epilogue
+from tpu_deploy.codegen.emitters.epilogue import Epilogue, Held
 from tpu_deploy.codegen.emitters.instructions import Local, Window
 from tpu_deploy.codegen.emitters.requantization import Chunk, chunks, part_of
 from tpu_deploy.codegen.emitters.windows import Problem, load_window, stride_cuts
@@ -106,21 +106,22 @@ def dense_steps(
     The constants hold what the epilogue needs, then the filters. `place` tells buffers of neighbouring groups apart.
     """
     chip, acc = problem.chip, f"acc{place}"
-    start = epilogue.constant_bytes(channel_groups(y.dims[1], chip))
-    buffers, actions = epilogue.prepare(constants.name, place, y.dims[1])
+    held = Held(constants.name, channel_groups(y.dims[1], chip))
+    start = epilogue.constant_bytes(held.slots)
+    buffers, actions = epilogue.prepare(held, place, y.dims[1])
     size = packing.conv_filter_bytes(x.dims[1], *window.kernel, problem.filters.dtype.itemsize, chip)
-    whole = Chunk((0, y.dims[0]), (0, channel_groups(y.dims[1], chip)), (0, y.dims[2]))
+    whole = Chunk((0, y.dims[0]), (0, held.slots), (0, y.dims[2]))
     cut = [whole] if epilogue.is_direct else chunks(y.dims, chip, _row_quantum(x, y, window, chip))
     for chunk in cut:
         target = part_of(y, chunk, chip)
         source, over = _chunk_window(problem, x, window, chunk, y.dims[2])
         sums = target if epilogue.is_direct else Local(acc, target.dims, epilogue.sums)
         filters = Access(constants.name, start + chunk.slots[0] * size, start + chunk.slots[1] * size)
-        bias = epilogue.bias(constants.name, chunk.slots)
+        bias = epilogue.bias(held, chunk.slots)
         actions.append(tiu.convolution(sums, source, filters, over, chip, bias=bias))
         if not epilogue.is_direct:
             buffers.append(_sums_buffer(sums, y, chip))
-            more_buffers, more_actions = epilogue.finish(sums, target, constants.name, place, chunk.slots)
+            more_buffers, more_actions = epilogue.finish(sums, target, held, place, chunk.slots)
             buffers += more_buffers
             actions += more_actions
     return list(joined(buffers)), actions
@@ -201,7 +202,8 @@ def _split_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
     slots, lanes = channel_groups(last - first, chip), min(last - first, chip.lanes)
     acc, y = Local("acc", box.dims, epilogue.parts), Local("y", box.dims, op.result.dtype)
     constants = Buffer("constants", epilogue.constant_bytes(slots))
-    tables, prepare = epilogue.prepare(constants.name, "", last - first)
+    held = Held(constants.name, slots)
+    tables, prepare = epilogue.prepare(held, "", last - first)
     buffers = [
         constants,
         *tables,
@@ -221,13 +223,13 @@ def _split_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
         row = slots * filter_bytes(problem, high - low)
         buffers += [x_buffer, Buffer(f"weights{place}", row)]
         weights = Access(f"weights{place}", 0, row)
-        bias = None if index else epilogue.bias(constants.name, (0, slots))
+        bias = None if index else epilogue.bias(held, (0, slots))
         pack = partial(_pack_filters, problem, (first, last), (low, high))
         actions += [
             LoadConstant(f"{key}:{low}", lanes, row, weights.buffer, pack),
             *loads,
             tiu.convolution(acc, x, weights, window, chip, bias=bias, add=index > 0),
         ]
-    scratch, steps = epilogue.finish(acc, y, constants.name, "", (0, slots))
+    scratch, steps = epilogue.finish(acc, y, held, "", (0, slots))
     store = StoreResult(op.result.shape, problem.axes, box, "y")
     return TileProgram(joined([*buffers, *scratch]), (*actions, *steps, store))

@@ -11,7 +11,9 @@ import numpy as np
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
+from tpu_deploy.codegen.emitters.epilogue import chained
 from tpu_deploy.codegen.emitters.flat import Tile, elementwise_variants
+from tpu_deploy.codegen.emitters.floating import ending
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
 from tpu_deploy.codegen.emitters.operation import OperationView, Tensor
 from tpu_deploy.codegen.emitters.registry import emits
@@ -22,6 +24,7 @@ from tpu_deploy.codegen.program import (
     Buffer,
     LoadConstant,
     LoadOperand,
+    Step,
     StoreResult,
     TileProgram,
     Variant,
@@ -187,3 +190,37 @@ def add(op: OperationView, chip: Chip) -> list[Variant]:
 def mul(op: OperationView, chip: Chip) -> list[Variant]:
     """The exact product in 32 bits, then one RQ."""
     return _variants(op, chip, partial(_product_tile, op, chip))
+
+
+FLOAT_OPERATIONS = {
+    "tpu.FloatAdd": ArithmeticOp.ADD,
+    "tpu.FloatSub": ArithmeticOp.SUB,
+    "tpu.FloatMul": ArithmeticOp.MUL,
+}
+
+
+def _float_tile(op: OperationView, chip: Chip, seen: tuple[int, ...], box: Box) -> TileProgram:
+    """One instruction in the operands' type, whose rounding is that of the float32 result, then ReLU."""
+    tile = Assembly(chip)
+    left, right = (bring(tile, op, k, seen, box) for k in (0, 1))
+    y = Local("y", box.dims, op.result.dtype)
+
+    def combine(result: Local, _: Local) -> Step:
+        return tiu.arithmetic(FLOAT_OPERATIONS[op.kind], result, left, right, chip)
+
+    stages = [(y.dtype, combine), *ending(op, y.dtype, chip)]
+    spare, actions = chained(stages, y, y, ("t0", "t1"), chip)
+    tile.buffers += spare
+    tile.actions += actions
+    tile.tensor(y.buffer, y.dims, y.dtype)
+    tile.actions.append(StoreResult(seen, canonical_axes(len(seen)), box, "y"))
+    return tile.program()
+
+
+def float_arithmetic(op: OperationView, chip: Chip) -> list[Variant]:
+    """A sum, difference or product of floats."""
+    return _variants(op, chip, partial(_float_tile, op, chip))
+
+
+for _kind in FLOAT_OPERATIONS:
+    emits(_kind)(float_arithmetic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,15 @@ from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters.instructions import Local
 from tpu_deploy.codegen.emitters.packing import Bytes
 from tpu_deploy.codegen.layout import aligned_bytes
-from tpu_deploy.codegen.program import Access, Action, Buffer, Step
+from tpu_deploy.codegen.program import Access, Action, Buffer, Step, joined
+
+
+@dataclass(frozen=True)
+class Held:
+    """Where an epilogue's constants lie: at the start of a buffer, those of so many channel groups."""
+
+    buffer: str
+    slots: int
 
 
 class Epilogue(Protocol):
@@ -40,16 +49,16 @@ class Epilogue(Protocol):
         """The constants of output channels [first, last), a row a lane."""
         ...
 
-    def prepare(self, constants: str, place: str, channels: int) -> tuple[list[Buffer], list[Action]]:
-        """What is done once with the constants at the start of a buffer; `place` tells neighbours' buffers apart."""
+    def prepare(self, constants: Held, place: str, channels: int) -> tuple[list[Buffer], list[Action]]:
+        """What is done once with the constants; `place` tells neighbours' buffers apart."""
         ...
 
-    def bias(self, constants: str, slots: tuple[int, int]) -> Access | None:
+    def bias(self, constants: Held, slots: tuple[int, int]) -> Access | None:
         """What the instruction that sums adds of the constants of these channel groups."""
         ...
 
     def finish(
-        self, acc: Local, y: Local, constants: str, place: str, slots: tuple[int, int]
+        self, acc: Local, y: Local, constants: Held, place: str, slots: tuple[int, int]
     ) -> tuple[list[Buffer], list[Action]]:
         """`y` from the sums of these channel groups, which are spent."""
         ...
@@ -59,20 +68,20 @@ Stage = tuple[np.dtype[Any], Callable[[Local, Local], Step]]
 """The type of what a step writes, and the step for a result and an operand."""
 
 
-def chained(stages: Sequence[Stage], acc: Local, y: Local, place: str, chip: Chip) -> tuple[list[Buffer], list[Action]]:
-    """Steps one after the other from `acc` to `y`, between them by turns in a spare buffer and in that of `acc`.
+def chained(
+    stages: Sequence[Stage], source: Local, y: Local, spare: tuple[str, str], chip: Chip
+) -> tuple[list[Buffer], list[Action]]:
+    """Steps one after the other from `source` to `y`, between them in two spare buffers by turns.
 
     No step writes where it reads: that takes twice as long.
     """
-    spare, size = f"spare{place}", 0
+    buffers: list[Buffer] = []
     actions: list[Action] = []
-    source = acc
     for index, (dtype, step) in enumerate(stages):
-        name = acc.buffer if index % 2 else spare
-        target = y if index == len(stages) - 1 else Local(name, acc.dims, dtype)
-        if target.buffer == spare:
-            size = max(size, aligned_bytes(acc.dims, dtype.itemsize, chip))
+        is_last = index == len(stages) - 1
+        target = y if is_last else Local(spare[index % 2], source.dims, dtype)
+        if not is_last:
+            buffers.append(Buffer(target.buffer, aligned_bytes(target.dims, dtype.itemsize, chip)))
         actions.append(step(target, source))
         source = target
-    buffers = [Buffer(spare, size, away=frozenset({acc.buffer, y.buffer}))] if size else []
-    return buffers, actions
+    return list(joined(buffers)), actions

@@ -91,8 +91,8 @@ def _gathered_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgra
     load = LoadConstant(
         f"{op.result.name}:{oc0}:{oc1}:gathered", min(oc1 - oc0, chip.lanes), constants.bytes, "weights", pack
     )
-    read, made = (Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip)) for t in (x, y))
-    buffers = (read, constants, *scratch, made)
+    source, target = (Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip)) for t in (x, y))
+    buffers = (source, constants, *scratch, target)
     store = StoreResult(op.result.shape, problem.axes, box, "y")
     return TileProgram(buffers, (load, *actions, *steps, store))
 

@@ -22,15 +22,16 @@ from tpu_deploy.codegen.isa import (
 from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides, channel_groups
 from tpu_deploy.codegen.program import Access, Ref, Step
 from tpu_deploy.codegen.views import Dims
-from tpu_deploy.numbers import RoundMode
+from tpu_deploy.numbers import BFLOAT16, RoundMode, rounded
 
 DIVISION_STEPS = 4
-PRECISION = {1: Precision.I8, 2: Precision.I16, 4: Precision.I32}
+INTEGERS = {1: Precision.I8, 2: Precision.I16, 4: Precision.I32}
+FLOATS = {np.dtype(np.float32): Precision.F32, np.dtype(np.float16): Precision.F16, BFLOAT16: Precision.BF16}
 
 
 def precision(dtype: np.dtype[Any]) -> int:
     """The code of a numpy dtype."""
-    return int(Precision.F32 if dtype == np.float32 else PRECISION[dtype.itemsize])
+    return int(FLOATS[dtype] if dtype in FLOATS else INTEGERS[dtype.itemsize])
 
 
 def signed(dtype: np.dtype[Any]) -> int:
@@ -71,9 +72,15 @@ class Constant:
     dtype: np.dtype[Any]
 
     @staticmethod
+    def floating(value: float, dtype: np.dtype[Any]) -> Constant:
+        """A constant of a float type, rounded to it."""
+        single = rounded(np.array([value], np.float32), dtype)
+        return Constant(int(single.view(f"u{dtype.itemsize}")[0]), dtype)
+
+    @staticmethod
     def float32(value: float) -> Constant:
         """A float32 constant."""
-        return Constant(int(np.float32(value).view(np.uint32)), np.dtype(np.float32))
+        return Constant.floating(value, np.dtype(np.float32))
 
     @property
     def bits(self) -> int:

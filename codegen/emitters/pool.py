@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
+from tpu_deploy.codegen.emitters.epilogue import chained
+from tpu_deploy.codegen.emitters.floating import F32, converted, ending
 from tpu_deploy.codegen.emitters.instructions import Constant, Local, Window
 from tpu_deploy.codegen.emitters.operation import OperationView
+from tpu_deploy.codegen.emitters.packing import Bytes, aligned_tensor
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.emitters.requantization import I32
 from tpu_deploy.codegen.emitters.windows import Problem, load_window, stride_cuts
 from tpu_deploy.codegen.isa import ArithmeticOp, PoolOp
 from tpu_deploy.codegen.layout import aligned_bytes, channel_groups
-from tpu_deploy.codegen.program import Action, Buffer, LoadOperand, StoreResult, TileProgram, Tiling, Variant
+from tpu_deploy.codegen.program import (
+    Action,
+    Buffer,
+    LoadConstant,
+    LoadOperand,
+    StoreResult,
+    TileProgram,
+    Tiling,
+    Variant,
+    joined,
+)
 from tpu_deploy.codegen.views import Box, canonical_axes, dims_of
 from tpu_deploy.ir import geometry
 
@@ -29,7 +44,7 @@ ONE = Constant(1, np.dtype(np.int8))
 def _problem(op: OperationView, chip: Chip) -> Problem:
     kernel, strides = (tuple(op.attributes[k]) for k in ("kernel_shape", "strides"))
     top, left, bottom, right = op.attributes["pads"]
-    nothing = np.zeros((0, 0, *kernel), np.int8)
+    nothing = np.zeros((0, 0, *kernel), op.operand("input").dtype)
     return Problem(op, chip, canonical_axes(4), nothing, 1, kernel, strides, (1, 1), (top, left, bottom, right))
 
 
@@ -72,9 +87,10 @@ def _parts(problem: Problem, box: Box, pad_value: int) -> list[Part]:
     last = min(rows.last, rows.low + problem.kernel[0])
     right = min(columns.last, columns.low + problem.kernel[1])
     n, c = box.dims[:2]
-    width = min(right - columns.first, chip.lane_bytes // 16 // (n * channel_groups(c, chip)))
-    height = max(1, chip.lane_bytes // 8 // aligned_bytes((n, c, 1, width), 1, chip))
-    size = aligned_bytes((n, c, height, width), 1, chip)
+    itemsize = x.dtype.itemsize
+    width = min(right - columns.first, chip.lane_bytes // 16 // itemsize // (n * channel_groups(c, chip)))
+    height = max(1, chip.lane_bytes // 8 // aligned_bytes((n, c, 1, width), itemsize, chip))
+    size = aligned_bytes((n, c, height, width), itemsize, chip)
     corners = product(range(rows.first, last, height), range(columns.first, right, width))
     parts = []
     for index, (top, left) in enumerate(corners):
@@ -91,9 +107,16 @@ def _buffers(parts: list[Part], *others: Buffer) -> tuple[Buffer, ...]:
     return (*{p.buffer.name: p.buffer for p in parts}.values(), *others)
 
 
+def _lowest(dtype: np.dtype[Any]) -> int:
+    """The bits of what no element is below."""
+    if dtype.kind in "iu":
+        return int(np.iinfo(dtype).min) & 0xFF
+    return Constant.floating(-np.inf, dtype).bits
+
+
 def _max_tile(problem: Problem, box: Box) -> TileProgram:
     op, chip = problem.op, problem.chip
-    lowest = int(np.iinfo(op.result.dtype).min) & 0xFF
+    lowest = _lowest(op.result.dtype)
     parts = _parts(problem, box, lowest)
     y, more = Local("y", box.dims, op.result.dtype), Local("more", box.dims, op.result.dtype)
     actions: list[Action] = []
@@ -101,7 +124,7 @@ def _max_tile(problem: Problem, box: Box) -> TileProgram:
         actions += [*part.actions, tiu.pooling(PoolOp.MAX, more if index else y, part.x, part.window, chip)]
         if index:
             actions.append(tiu.arithmetic(ArithmeticOp.MAX, y, y, more, chip))
-    size = aligned_bytes(box.dims, 1, chip)
+    size = aligned_bytes(box.dims, y.dtype.itemsize, chip)
     buffers = _buffers(parts, Buffer("y", size), Buffer("more", size))
     return TileProgram(buffers, (*actions, StoreResult(op.result.shape, problem.axes, box, "y")))
 
@@ -133,6 +156,64 @@ def _average_tile(problem: Problem, box: Box) -> TileProgram:
     return TileProgram(buffers, (*steps, StoreResult(op.result.shape, problem.axes, box, "y")))
 
 
+def _widen(parts: list[Part], chip: Chip) -> list[Part]:
+    """The parts in float32: the unit sums in the type it reads."""
+    if parts[0].x.dtype == F32:
+        return parts
+    wide = [Local("wide", p.x.dims, F32) for p in parts]
+    return [replace(p, actions=[*p.actions, converted(w, p.x, chip)], x=w) for p, w in zip(parts, wide, strict=True)]
+
+
+def _shares(problem: Problem, box: Box) -> npt.NDArray[np.float32]:
+    """The reciprocals of the numbers of positions counted, (h, w) of the box."""
+    rows = _counts(problem.op, 0)[box.start[2] : box.stop[2]]
+    columns = _counts(problem.op, 1)[box.start[3] : box.stop[3]]
+    return (1.0 / np.outer(rows, columns)).astype(np.float32)
+
+
+def _pack_plane(plane: npt.NDArray[np.float32], chip: Chip) -> Bytes:
+    """The plane in every lane."""
+    return np.tile(aligned_tensor(plane[None, None], chip), (chip.lanes, 1))
+
+
+def _share(shares: npt.NDArray[np.float32], box: Box, chip: Chip) -> tuple[Buffer, LoadConstant, Local]:
+    """The reciprocals as an operand that broadcasts over images and channels, and how it comes to the lanes."""
+    h, w = shares.shape
+    size = aligned_bytes((1, 1, h, w), 4, chip)
+    key = f"shares:{hashlib.sha256(shares.tobytes()).hexdigest()}:{w}"
+    load = LoadConstant(key, chip.lanes, size, "shares", partial(_pack_plane, shares, chip))
+    return Buffer("shares", size), load, Local("shares", (1, box.dims[1], h, w), F32, 0, (0, 0, w, 1))
+
+
+def _float_average_tile(problem: Problem, box: Box) -> TileProgram:
+    """float32 sums of the window, times the reciprocal of the count: one for all as the weight, else a plane."""
+    op, chip = problem.op, problem.chip
+    shares = _shares(problem, box)
+    is_same = bool((shares == shares[0, 0]).all())
+    weight = Constant.float32(float(shares[0, 0]) if is_same else 1.0)
+    parts = _widen(_parts(problem, box, 0), chip)
+    y, more = Local("y", box.dims, op.result.dtype), Local("more", box.dims, F32)
+    stages = ending(op, F32, chip)
+    constants: list[Buffer] = []
+    actions: list[Action] = []
+    if not is_same:
+        plane, load, operand = _share(shares, box, chip)
+        constants.append(plane)
+        actions.append(load)
+        stages = [(F32, lambda r, x: tiu.arithmetic(ArithmeticOp.MUL, r, x, operand, chip)), *stages]
+    total = Local("sum", box.dims, F32) if stages else y
+    for index, part in enumerate(parts):
+        target = more if index else total
+        actions += [*part.actions, tiu.pooling(PoolOp.AVERAGE, target, part.x, part.window, chip, weights=weight)]
+        if index:
+            actions.append(tiu.arithmetic(ArithmeticOp.ADD, total, total, more, chip))
+    scratch, finish = chained(stages, total, y, ("spare", total.buffer), chip)
+    wide = Buffer("wide", max(aligned_bytes(p.x.dims, 4, chip) for p in parts))
+    tensors = [Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip)) for t in (total, more, y)]
+    buffers = joined([*_buffers(parts), wide, *constants, *scratch, *tensors])
+    return TileProgram(buffers, (*actions, *finish, StoreResult(op.result.shape, problem.axes, box, "y")))
+
+
 @emits("tpu.MaxPool2D")
 def max_pool(op: OperationView, chip: Chip) -> list[Variant]:
     """One maximum instruction."""
@@ -151,3 +232,12 @@ def average_pool(op: OperationView, chip: Chip) -> list[Variant]:
     cuts = ((), (), by_stride[2] or _cuts(_counts(op, 0)), by_stride[3] or _cuts(_counts(op, 1)))
     tiling = Tiling(op.result.shape, problem.axes, dims, (1, chip.lanes, 1, 1), cuts)
     return [Variant("window", tiling, partial(_average_tile, problem))]
+
+
+@emits("tpu.FloatAvgPool2D")
+def float_average_pool(op: OperationView, chip: Chip) -> list[Variant]:
+    """Sums in float32 whatever the type."""
+    problem = _problem(op, chip)
+    dims = dims_of(op.result.shape, problem.axes)
+    tiling = Tiling(op.result.shape, problem.axes, dims, (1, chip.lanes, 1, 1), stride_cuts(problem, dims))
+    return [Variant("window", tiling, partial(_float_average_tile, problem))]

@@ -9,6 +9,7 @@ import numpy as np
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
 from tpu_deploy.codegen.emitters import packing
+from tpu_deploy.codegen.emitters.epilogue import Held
 from tpu_deploy.codegen.emitters.instructions import Local
 from tpu_deploy.codegen.emitters.windows import Problem
 from tpu_deploy.codegen.isa import ArithmeticOp
@@ -54,26 +55,26 @@ class Chunk:
     rows: tuple[int, int]
 
 
-def chunks(dims: Dims, chip: Chip, row_quantum: int = 0) -> list[Chunk]:
-    """Parts of a tile whose int32 sums stay within ACC_BUDGET where the layout allows it.
+def chunks(dims: Dims, chip: Chip, row_quantum: int = 0, budget: int = ACC_BUDGET) -> list[Chunk]:
+    """Parts of a tile whose elements, of four bytes, stay within a budget where the layout allows it.
 
     One image's channel groups follow each other in the aligned layout, and so do one group's rows (cut at multiples of
     `row_quantum`; 0: not at all), so a part is a tensor in the same layout at an offset.
     """
     n, c, h, _ = dims
     slots = channel_groups(c, chip)
-    if aligned_bytes(dims, 4, chip) <= ACC_BUDGET:
+    if aligned_bytes(dims, 4, chip) <= budget:
         return [Chunk((0, n), (0, slots), (0, h))]
     one = aligned_bytes((1, *dims[1:]), 4, chip)
-    if one <= ACC_BUDGET:
-        step = ACC_BUDGET // one
+    if one <= budget:
+        step = budget // one
         return [Chunk((k, min(k + step, n)), (0, slots), (0, h)) for k in range(0, n, step)]
     single = one // slots
-    if single <= ACC_BUDGET or not row_quantum:
-        step = max(1, ACC_BUDGET // single)
+    if single <= budget or not row_quantum:
+        step = max(1, budget // single)
         cuts = [(g, min(g + step, slots)) for g in range(0, slots, step)]
         return [Chunk((k, k + 1), cut, (0, h)) for k in range(n) for cut in cuts]
-    rows = max(row_quantum, h * ACC_BUDGET // single // row_quantum * row_quantum)
+    rows = max(row_quantum, h * budget // single // row_quantum * row_quantum)
     lines = [(r, min(r + rows, h)) for r in range(0, h, rows)]
     return [Chunk((k, k + 1), (g, g + 1), line) for k in range(n) for g in range(slots) for line in lines]
 
@@ -106,25 +107,30 @@ class Requantization:
         """The records."""
         return pack_records(self.problem, first, last)
 
-    def prepare(self, constants: str, place: str, channels: int) -> tuple[list[Buffer], list[Action]]:
+    def prepare(self, constants: Held, place: str, channels: int) -> tuple[list[Buffer], list[Action]]:
         """Spreads the records into the slots of a table."""
         chip = self.problem.chip
         table = Buffer(f"table{place}", channel_groups(channels, chip) * packing.SLOT_BYTES)
-        return [table], [spread_records(constants, table, channels, chip)]
+        return [table], [spread_records(constants.buffer, table, channels, chip)]
 
-    def bias(self, constants: str, slots: tuple[int, int]) -> Access | None:
+    def bias(self, constants: Held, slots: tuple[int, int]) -> Access | None:
         """Nothing: the instruction has no room for an int32 bias."""
         return None
 
     def finish(
-        self, acc: Local, y: Local, constants: str, place: str, slots: tuple[int, int]
+        self, acc: Local, y: Local, constants: Held, place: str, slots: tuple[int, int]
     ) -> tuple[list[Buffer], list[Action]]:
         """Adds the bias and requantizes by the slots of the table."""
         chip, channels = self.problem.chip, y.dims[1]
-        table = Access(f"table{place}", slots[0] * packing.SLOT_BYTES, slots[1] * packing.SLOT_BYTES)
+        table = slots_of(place, slots)
         strides = (0, packing.SLOT_BYTES // 4, 0, 0)
         bias = Local(table.buffer, (1, channels, 1, 1), I32, table.start + packing.BIAS_OFFSET, strides)
         return [], [
             tiu.arithmetic(ArithmeticOp.ADDS, acc, acc, bias, chip),
             tiu.requantize_channels(y, acc, table, chip),
         ]
+
+
+def slots_of(place: str, slots: tuple[int, int]) -> Access:
+    """The slots of these channel groups in the table that the records are spread into."""
+    return Access(f"table{place}", slots[0] * packing.SLOT_BYTES, slots[1] * packing.SLOT_BYTES)

@@ -66,7 +66,7 @@ def dealt(monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(conv, "depthwise_variants", lambda problem: [depthwise.blocks_variant(problem)])
+    monkeypatch.setattr(conv, "depthwise_variants", lambda *given: [depthwise.blocks_variant(*given)])
     monkeypatch.setattr(depthwise, "BLOCK_SHARE", 256)
 
 
