@@ -16,19 +16,20 @@ from tpu_deploy.runtime.simulator import Simulator
 LAST_PLACE = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float16): 2.0**-10, BFLOAT16: 2.0**-7}
 """The last place of a result of each type, as a share of it."""
 
-PRODUCTS = 2.0**-23 * 1e4
-"""How far sums of the sizes and numbers drawn here may be apart when their terms are added in another order."""
+APART = 2.0**-23
+"""How far apart sums may be that are added in another order, as a share of the sum of magnitudes of their terms."""
 
 
 def simulated(network: Network, feeds: Feeds) -> Feeds:
     return Simulator(compile_network(network).bmodel, uninitialized="fail").run(feeds)
 
 
-def assert_close(network: Network, dtype) -> None:
+def assert_close(network: Network, dtype, magnitude: float = 1e4) -> None:
+    """Results differ by a last place, and where sums of so large terms are taken by what their order changes."""
     feeds = noise(network)
     expected, found = Reference(network, 1).run(feeds), simulated(network, feeds)
     for name, array in expected.items():
-        allowed = PRODUCTS + LAST_PLACE[dtype] * np.abs(array)
+        allowed = APART * magnitude + LAST_PLACE[dtype] * np.abs(array)
         assert (np.abs(found[name] - array) <= allowed).all(), network.name
 
 
@@ -97,7 +98,7 @@ def large(kind: str) -> dict[str, Network]:
 @pytest.mark.parametrize("kind", FLOATS)
 def test_tensors_larger_than_local_memory_are_cut(kind):
     for network in large(kind).values():
-        assert_close(network, FLOATS[kind])
+        assert_close(network, FLOATS[kind], magnitude=1e5)
 
 
 @pytest.mark.slow
