@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,11 @@ class Block:
     end: int
     loops: tuple[tuple[int, int], ...]
     run: int
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are."""
+        return prod(count for count, _ in self.loops)
 
     def starts(self) -> npt.NDArray[np.int64]:
         """Where the runs start, in ascending order."""

@@ -120,6 +120,10 @@ class Tracer:
             self.held.append(Held(int(self._owner[part[0]]), int(part[0]), int(part[-1]), since, until))
 
 
+_MOST_RUNS = 1 << 17
+"""Runs that are looked at one by one; a block of more has no gaps worth seeing."""
+
+
 def _local(accesses: Sequence[Access]) -> Iterator[Block]:
     return (block for access in accesses for block in access.blocks if block.memory == "local")
 
@@ -127,8 +131,8 @@ def _local(accesses: Sequence[Access]) -> Iterator[Block]:
 @lru_cache(maxsize=1 << 14)
 def _span(block: Block) -> tuple[int, int, Bits | None]:
     """The units [first, last) a block reaches over, and which of them it touches; None: all."""
-    first, last = block.start // VECTOR, min((block.end - 1) // VECTOR + 1, UNITS)
-    if not block.loops:
+    first, last = min(block.start // VECTOR, UNITS), min((block.end - 1) // VECTOR + 1, UNITS)
+    if not block.loops or block.runs > _MOST_RUNS:
         return first, last, None
     starts = np.minimum(block.starts() // VECTOR - first, last - first)
     ends = np.minimum((block.starts() + block.run - 1) // VECTOR + 1 - first, last - first)

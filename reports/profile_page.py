@@ -76,6 +76,7 @@ def data(stage: StageProfile, most: int = MOST_BARS) -> dict[str, Any]:
         "together": together,
         "queues": {engine: _queue(stage, queue, names, together) for engine, queue in queues.items()},
         "blocks": _blocks(_largest(stage.memory.blocks, most), names),
+        "parts_are": stage.parts_are.removeprefix("layer "),
         "parts": [[part.name, part.start, part.cycles] for part in stage.parts],
         "purposes": PURPOSES,
         "kinds": KINDS,

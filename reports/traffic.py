@@ -164,17 +164,10 @@ def distinct(blocks: Sequence[Block]) -> int:
         return 0
     starts, ends = [], []
     for block in blocks:
-        runs = block.starts() if block.loops and _runs(block) <= _MOST_RUNS else np.array([block.start])
-        starts.append(runs)
-        ends.append(runs + (block.run if _runs(block) == len(runs) else block.end - block.start))
+        whole = block.runs > _MOST_RUNS
+        starts.append(np.array([block.start]) if whole else block.starts())
+        ends.append(starts[-1] + (block.end - block.start if whole else block.run))
     return _union(np.concatenate(starts), np.concatenate(ends))
-
-
-def _runs(block: Block) -> int:
-    count = 1
-    for times, _ in block.loops:
-        count *= times
-    return count
 
 
 def _union(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> int:

@@ -7,10 +7,13 @@ import gzip
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hand_made import LANES, Queues, bmodel, tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from network_parts import bouquet
 from random_networks import chain
 
@@ -20,6 +23,7 @@ from tpu_deploy.codegen.compile import Compiled, compile_network
 from tpu_deploy.codegen.isa import Precision
 from tpu_deploy.codegen.products import products, products_per_cycle
 from tpu_deploy.codegen.timing import estimate
+from tpu_deploy.errors import BadInput
 from tpu_deploy.reports import profile_record, profile_text
 from tpu_deploy.reports.profile import Profile, StageProfile, profile
 
@@ -351,3 +355,24 @@ def test_a_stage_without_commands_has_a_profile():
     assert (stage.cycles, stage.commands, stage.bound.cycles) == (0, (), 0) and math.isnan(stage.distance)
     assert "-" in profile_text.whole(profile(bmodel()), 10)
     json.dumps(profile_record.record(profile(bmodel(Queues()))), allow_nan=False)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(flips=st.lists(st.tuples(st.booleans(), st.integers(0, 1 << 16)), min_size=1, max_size=20))
+def test_damaged_commands_are_refused_or_shown(vendor, flips):
+    net = vendor.nets[0]
+    stage = replace(net.stages[0], sub_nets=())
+    (group,) = stage.groups
+    queues = [bytearray(group.tiu), bytearray(group.gdma)]
+    for which, bit in flips:
+        queue = queues[which]
+        queue[bit // 8 % len(queue)] ^= 1 << bit % 8
+    damaged = replace(group, tiu=bytes(queues[0]), gdma=bytes(queues[1]))
+    made = replace(vendor, nets=(replace(net, stages=(replace(stage, groups=(damaged,)),)),))
+    try:
+        found = profile(made)
+    except BadInput as error:
+        assert "\n" not in str(error)
+    else:
+        check_figures(found, made)
+        assert profile_text.whole(found, 3)
