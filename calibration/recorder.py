@@ -31,8 +31,8 @@ FOLDS_SEARCHED, SHARE_SEARCHED = 1024, 16
 SAMPLES_REMEMBERED = 4096
 """Samples whose own extremes are kept, from the first on."""
 
-CHANNEL_STRIDE = 4
-"""Channels are looked at in one batch out of so many: looking at each takes as long as all else that is recorded."""
+CHANNEL_STRIDE = 8
+"""Channels are looked at in one batch out of so many: it takes longer than all else that is recorded."""
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -87,7 +87,7 @@ class Recorder:
         rest = flat[folds.size :]
         peaks = np.maximum.reduce(folds, axis=0)
         low = float(np.minimum.reduce(flat))
-        high = float(max(np.maximum.reduce(part) for part in (peaks, rest) if part.size))
+        high = float(np.maximum.reduce(peaks if not rest.size else np.concatenate((peaks, rest))))
         if not (low >= -LARGEST and high <= LARGEST):  # also when NaN, which low is then
             raise self._breakdown(index, low, sample, rows)
         self._minimum[index] = min(low, self._minimum[index])
@@ -105,7 +105,7 @@ class Recorder:
         beyond = peaks > cutoff
         if low < -cutoff:
             beyond |= np.minimum.reduce(folds, axis=0) < -cutoff
-        found = np.flatnonzero(beyond)
+        (found,) = beyond.nonzero()
         weight = 1 << (found.size // max(FOLDS_SEARCHED, peaks.size // SHARE_SEARCHED)).bit_length()
         self._wait((index, half, weight, "beyond"), folds[:, found[sample % weight :: weight]].reshape(-1))
         self._wait((index, half, 1, "beyond"), rest)

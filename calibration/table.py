@@ -50,12 +50,14 @@ class CalibrationTable(Mapping[str, Threshold]):
     source: str = field(default="the calibration table", compare=False)
     first_samples: tuple[Feed, ...] = field(default=(), compare=False, repr=False)
     """The first feeds of the calibration data, for whoever verifies what the table leads to; not in the text."""
+    statistics: Statistics | None = field(default=None, compare=False, repr=False)
+    """What the thresholds were found from, for whoever tries others; not in the text."""
 
     @classmethod
     def of(cls, statistics: Statistics, method: str = "mse", **options: Any) -> "CalibrationTable":
         """The table of `statistics` by one method; its options are those of `thresholds`."""
         found = thresholds(statistics, method, **options)
-        return cls(found, method, statistics.samples, statistics.model_hash)
+        return cls(found, method, statistics.samples, statistics.model_hash, statistics=statistics)
 
     def __getitem__(self, name: str) -> Threshold:
         """The threshold of tensor `name`. Raises KeyError; `require` explains."""

@@ -64,7 +64,12 @@ def deploy(
     model: options.Model,
     output: Annotated[str, typer.Option("-o", "--output", metavar="OUT.bmodel", help="Where the bmodel goes.")],
     chip: options.Chip = "bm1684x",
-    precision: Annotated[str, typer.Option(help="The precision.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(help="int8, f16, bf16 or f32; float networks need no calibration.")
+    ] = "int8",
+    qtable: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A quantize table: operations with a precision of their own.")
+    ] = None,
     calibration: Annotated[str | None, typer.Option(metavar="TABLE", help="The calibration table.")] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="In place of --calibration: calibrate on these samples first.")
@@ -82,7 +87,11 @@ def deploy(
     dump_ir: Annotated[str | None, typer.Option(metavar="DIR", help="Write the text of every stage there.")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the verification.")] = False,
     gate: Annotated[
-        float | None, typer.Option(metavar="COSINE", help="Least cosine of the worst output.  [default: int8 0.95]")
+        float | None,
+        typer.Option(
+            metavar="COSINE",
+            help="Least cosine of the worst output.  [default: int8 0.95, bf16 0.99, f16 0.999, f32 0.9999]",
+        ),
     ] = None,
     quantized_io: Annotated[
         bool, typer.Option("--quantized-io", help="8-bit inputs and outputs; their scales stand in the bmodel.")
@@ -116,6 +125,7 @@ def deploy(
                 calibration,
                 data,
                 output,
+                qtable=qtable,
                 method=method,
                 samples=samples,
                 batch_size=batch_size,

@@ -25,6 +25,7 @@ from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
 from tpu_deploy.pipeline.samples import Data, held_back, keep, kept, samples_path
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
 from tpu_deploy.pipeline.tpu_mlir_names import folded_tensors, names_by_value
+from tpu_deploy.quant import Scheme
 from tpu_deploy.quant.precision import precisions_of
 from tpu_deploy.quant.ranges import reach
 from tpu_deploy.quant.ties import MOVEMENTS
@@ -152,10 +153,12 @@ def _with_folded_tensors(table: CalibrationTable, graph: GraphProto) -> Calibrat
     return replace(table, entries={**table.entries, **more})
 
 
-def read_table(path: str | os.PathLike[str], source: Source, network: Network) -> CalibrationTable:
+def read_table(
+    path: str | os.PathLike[str], source: Source, network: Network, scheme: Scheme | None = None
+) -> CalibrationTable:
     """The table in a file, ours or TPU-MLIR's. Raises BadInput when it is none, or of another model."""
     table = CalibrationTable.read(path)
-    needed = tensors_that_need_a_range(network)
+    needed = tensors_that_need_a_range(network, scheme)
     if not all(name in table for name in needed):
         graph = source.file.proto.graph
         theirs = names_by_value(graph)
@@ -164,13 +167,13 @@ def read_table(path: str | os.PathLike[str], source: Source, network: Network) -
         folded = folded_tensors(graph, known)
         known |= {name: theirs[folded[name][-1]] for name in needed if name not in table and name in folded}
         table = CalibrationTable.read(path, known)
-    check_table(table, source, network)
+    check_table(table, source, network, scheme)
     return table
 
 
-def check_table(table: CalibrationTable, source: Source, network: Network) -> None:
+def check_table(table: CalibrationTable, source: Source, network: Network, scheme: Scheme | None = None) -> None:
     """Raises BadInput when a table is another model's, or lacks a tensor that needs a range (with the nearest name)."""
-    table.require(tensors_that_need_a_range(network))
+    table.require(tensors_that_need_a_range(network, scheme))
     if table.model_hash.startswith("sha256:") and table.model_hash != source.hash:
         raise BadInput(
             f"{table.source}: belongs to another model than {source.label}, or to another version of it; "
@@ -178,17 +181,19 @@ def check_table(table: CalibrationTable, source: Source, network: Network) -> No
         )
 
 
-def tensors_that_need_a_range(network: Network) -> list[str]:
-    """The names of the values whose quantized type must come from a table: made or read by an INT8 operation, and
-    neither moved from another value nor bounded by what makes them.
+def tensors_that_need_a_range(network: Network, scheme: Scheme | None = None) -> list[str]:
+    """The names of the values whose quantized type must come from a table: read by an INT8 operation or made by one as
+    integers, and neither moved from another value nor bounded by what makes them.
     """
-    precisions = precisions_of(network)
+    options = scheme or Scheme()
+    precisions = precisions_of(network, options.precision, options.operations, options.results)
     needed: dict[str, None] = {}
     for op in network.operations:
         if precisions[name_of(op)] != "INT8":
             continue
         read = [v for v in op.operands if network.weight(v) is None and not is_absent(v)]
-        needed |= dict.fromkeys(name_of(v) for v in [*read, *op.results] if not _follows(v))
+        made = [] if name_of(op) in options.results else op.results
+        needed |= dict.fromkeys(name_of(v) for v in [*read, *made] if not _follows(v))
     return list(needed)
 
 
