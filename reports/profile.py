@@ -22,7 +22,7 @@ from tpu_deploy.reports.executed import Executed, executed
 from tpu_deploy.reports.idle import Gap, awaited, critical, gaps
 from tpu_deploy.reports.local_memory import LocalMemory, Tracer
 from tpu_deploy.reports.phases import operations, phase_name, phases
-from tpu_deploy.reports.traffic import Moved, Traffic, classify, purpose, traffic
+from tpu_deploy.reports.traffic import WITHIN, Moved, Traffic, classify, purpose, traffic
 
 TIU_PURPOSES = {"CONV": "products", "MM": "products", "MM2": "products", "PorD": "windows", "RQ_DQ": "requantization"}
 """What an instruction is there for, by family; all others of the TIU are element by element."""
@@ -102,7 +102,7 @@ class StageProfile:
     gdma_busy: int
     commands: tuple[Timed, ...]
     traffic: tuple[Traffic, ...]
-    within_local_bytes: int
+    within_chip_bytes: int
     bound: Bound
     parts_are: str
     parts: tuple[Part, ...]
@@ -222,7 +222,7 @@ class _Profiler:
             gdma_busy=sum(each.cycles for each in self.timed if each.engine == "GDMA"),
             commands=self.timed,
             traffic=moving,
-            within_local_bytes=sum(each.cost.bytes for each in self.commands if each.cost.direction == "local->local"),
+            within_chip_bytes=sum(each.bytes for each in self.timed if each.purpose == WITHIN),
             bound=bound(self.commands, moving, self.chip),
             parts_are="phases" if self.compiled is None else "layer groups",
             parts=tuple(self._parts()),

@@ -32,7 +32,7 @@ def _stage(stage: StageProfile) -> dict[str, Any]:
         "gdma_busy": stage.gdma_busy,
         "bound": _bound(stage.bound, stage.cycles),
         "traffic": [asdict(row) for row in stage.traffic],
-        "within_local_bytes": stage.within_local_bytes,
+        "within_chip_bytes": stage.within_chip_bytes,
         "local_memory": {
             "peak": memory.peak,
             "lower_bound": memory.lower_bound,

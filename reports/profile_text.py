@@ -71,8 +71,8 @@ def _figures(stage: StageProfile) -> Iterator[tuple[str, str, str]]:
 
 def _traffic(stage: StageProfile) -> str:
     rows = [(row.name, size(row.read), size(row.written)) for row in stage.traffic if row.read or row.written]
-    if stage.within_local_bytes:
-        rows.append(("within local memory", size(stage.within_local_bytes), ""))
+    if stage.within_chip_bytes:
+        rows.append(("within the chip", size(stage.within_chip_bytes), ""))
     return columns(rows, ("traffic", "read", "written"), frozenset({1, 2}))
 
 

@@ -15,7 +15,7 @@ from tpu_deploy.reports.executed import Executed
 COEFFICIENTS, INPUTS, OUTPUTS, INTERMEDIATES = CLASSES = ("coefficients", "inputs", "outputs", "intermediates")
 """What lies in global memory."""
 
-WITHIN, FILLS = "within local memory", "fills"
+WITHIN, FILLS = "within the chip", "fills"
 """What a transfer is called that leaves global memory alone."""
 
 
