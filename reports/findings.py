@@ -51,7 +51,10 @@ def _of_layer(layer: Layer, is_output: bool) -> Iterator[Finding]:
     near = layer.similarity
     name = layer.name
     if near.not_finite:
-        yield Finding("error", "not_finite", name, f"{near.not_finite} of {near.elements} values are NaN or infinite")
+        is_narrow = layer.dtype == "float16" or layer.operation == "Cast"
+        cure = " (f16 ends at 65504; BF16 and F32 reach further)" if is_narrow else ""
+        told = f"{near.not_finite} of {near.elements} values are NaN or infinite{cure}"
+        yield Finding("error", "not_finite", name, told)
     constant = near.is_constant and not near.expected_is_constant
     if constant and is_output:
         told = "is an output and constant over all samples; the float network's is not"

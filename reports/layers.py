@@ -12,7 +12,7 @@ import numpy.typing as npt
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.network import Network, dtype_of, name_of, shape_of, uniform_of
-from tpu_deploy.numbers import dequantize
+from tpu_deploy.numbers import dequantize, widened
 from tpu_deploy.reports.attribution import Origin, Shares
 from tpu_deploy.reports.channels import channel_count
 from tpu_deploy.reports.similarity import Comparison, Similarity
@@ -29,7 +29,8 @@ class Explanation:
 
     `precision` is that of the operation; `isolated` compares the layer alone, on float operands stored in its operands'
     types, with the float layer; `shares` say what its error comes from, `origin` how much of the accumulated error is
-    born here. `quantizes` tells whether the layer itself quantizes an operand that is stored in float.
+    born here. `quantizes` tells whether the layer itself quantizes an operand that is stored in float; `output_share`
+    is the layer's share of the outputs' error, None where it was not measured.
     """
 
     precision: str
@@ -38,6 +39,7 @@ class Explanation:
     origin: Origin
     dead_channels: tuple[int, ...] = ()
     quantizes: bool = False
+    output_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class LayerComparison:
     def add(self, name: str, expected: Array, actual: Array) -> float:
         """Takes in a tensor of one sample, `actual` as it is stored; returns its cosine."""
         kind = self._kinds[name]
-        found = actual if kind is None else dequantize(actual, kind.scale, kind.zero_point)
+        found = widened(actual) if kind is None else dequantize(actual, kind.scale, kind.zero_point)
         return self._comparisons[name].add(expected, found)
 
     def layers(self) -> list[Layer]:
@@ -150,6 +152,7 @@ def _explained(layer: Layer, why: Explanation) -> dict[str, Any]:
         "passed_relative_l2": why.origin.passed,
         "born_share": why.origin.born_share,
         "born_gain": why.origin.gain,
+        "output_share": why.output_share,
         "worst_channel": why.origin.channel,
         "worst_channel_share": why.origin.channel_share,
         **{f"share_{part}": share for part, share in asdict(why.shares).items()},

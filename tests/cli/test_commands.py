@@ -152,7 +152,8 @@ def test_every_stage_can_be_dumped(folder: Path, command: Command) -> None:
     options = ("--calibration", "model.table", "-o", "out.bmodel", "--no-verify", "--dump-ir", "ir")
     assert command("deploy", "model.onnx", *options).code == 0
     names = sorted(path.name for path in (folder / "ir").iterdir() if not path.name.endswith(".npz"))
-    assert names == ["1_top.mlir", "2_top_canonical.mlir", "3_quantization.json", "4_tpu.mlir", "5_commands.txt"]
+    stages = ["1_top.mlir", "2_top_canonical.mlir", "3_quantization.json", "3_quantization.qtable", "4_tpu.mlir"]
+    assert names == [*stages, "5_commands.txt"]
     assert "top.BatchNorm" in (folder / "ir" / "1_top.mlir").read_text()
     assert "top.BatchNorm" not in (folder / "ir" / "2_top_canonical.mlir").read_text()
 

@@ -25,6 +25,7 @@ def test_the_pipeline_reads_aloud() -> None:
     assert names == [
         "import_model",
         "make_canonical",
+        "choose_precisions",
         "find_ranges",
         "plan_types",
         "lower",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tpu_deploy.pipeline.verification import units_apart
+from tpu_deploy.pipeline.agreement import units_apart
 
 ONE = np.float32(1)
 NEXT = np.nextafter(ONE, np.float32(2))

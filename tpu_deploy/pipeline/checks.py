@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tpu_deploy.calibration.feeds import Feed
     from tpu_deploy.reports.findings import Finding
     from tpu_deploy.reports.layers import Layer
 
 Verdict = Literal["ok", "failed", "absent", "unjudged"]
 
-GATES = {"f32": 0.9999, "int8": 0.95}
-"""The least cosine of the worst output and batch, by the precision of what is judged."""
+GATES = {"f32": 0.9999, "f16": 0.999, "bf16": 0.99, "int8": 0.95}
+"""The least cosine of the worst output and batch, by the coarsest precision in what is judged."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Check:
 
 @dataclass
 class Verification:
-    """What the chain found so far."""
+    """What the chain found so far on `feeds`, which `inputs` tells of in words."""
 
     inputs: str
+    feeds: Sequence[Feed] = ()
+    is_noise: bool = False
     checks: list[Check] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)

@@ -24,6 +24,7 @@ from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
 from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.quant import QuantizationPlan
+from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def deploy(
     data: Data | None = None,
     output: str | os.PathLike[str] = "m.bmodel",
     *,
+    qtable: QuantizeTable | str | os.PathLike[str] | None = None,
     method: str = METHOD,
     samples: int | None = None,
     batch_size: int = 1,
@@ -105,25 +107,30 @@ def deploy(
 ) -> Deployment:
     """The bmodel of `model` for `chip`, written to `output` and verified stage by stage.
 
-    Ranges come from `calibration` (a table or its path), or from a pass over `data` as in `calibrate`, whose options
-    `method`, `samples`, `batch_size` and `preprocessing` are. `inputs` is what verification runs on (default: the first
-    samples of `data` or those kept with the table, else seeded noise). `input_shapes` fills dynamic dimensions and may
-    override a fixed batch. `quantized_io` makes inputs and outputs 8-bit. `kernel_module` is the vendor's firmware
-    file, to be embedded. `gate` is the least cosine of the worst output instead of the precision's own.
+    Operations are computed in `precision` (int8, f16, bf16 or f32), those that `qtable` (a table or its path) names in
+    another. INT8 operations need ranges: from `calibration` (a table or its path), or from a pass over `data` as in
+    `calibrate`, whose options `method`, `samples`, `batch_size` and `preprocessing` are. `inputs` is what verification
+    runs on (default: the first samples of `data` or those kept with the table, else seeded noise). `input_shapes` fills
+    dynamic dimensions and may override a fixed batch. `quantized_io` makes inputs and outputs 8-bit, where INT8
+    operations read or make them. `kernel_module` is the vendor's firmware file, to be embedded. `gate` is the least
+    cosine of the worst output instead of the precision's own.
 
     Raises BadInput for anything unusable and UnsupportedOperators naming all nodes that cannot be compiled, before
     anything is written; AccuracyError, after writing, when a gate fails; ExactnessError, before writing, when two
     executions differ.
     """
-    if (calibration is None) == (data is None):
+    precision = choice("--precision", precision, PRECISIONS)
+    given = [each for each in (calibration, data) if each is not None]
+    if len(given) == 2 or (not given and precision == "int8"):
         raise BadInput("give either a calibration table or calibration data (--calibration or --data)")
     if gate is not None and not -1 <= gate <= 1:
         raise BadInput(f"--gate {gate}: a cosine lies between -1 and 1")
     request = Request(
         source=Source.of(model),
         chip=chip_named(chip).name,
-        precision=choice("--precision", precision, PRECISIONS),
+        precision=precision,
         output=writable_file(output, "-o"),
+        qtable=QuantizeTable.read(qtable) if isinstance(qtable, str | os.PathLike) else qtable,
         calibration=Path(calibration) if isinstance(calibration, str | os.PathLike) else calibration,
         data=data,
         method=choice("--method", method, tuple(METHODS)),

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tpu_deploy.errors import BadInput
 
-PRECISIONS = ("int8",)
+PRECISIONS = ("int8", "f16", "bf16", "f32")
 """Precisions a network can be deployed in."""
 
 

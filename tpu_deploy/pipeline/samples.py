@@ -15,6 +15,7 @@ import numpy as np
 from tpu_deploy import calibration
 from tpu_deploy.calibration.feeds import Feed, InputSpec
 from tpu_deploy.calibration.table import CalibrationTable
+from tpu_deploy.calibration.thresholds import Threshold
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.ir.weights import WeightStore
@@ -30,6 +31,9 @@ BATCHES = 4
 """How many batches a deployment is verified on at most."""
 
 SEED = 2024
+
+STANDARD = Threshold(3.0, -3.0, 3.0)
+"""The range of noise of standard deviation 1."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +104,19 @@ def from_calibration(first: Sequence[Feed], specs: Mapping[str, InputSpec], sour
 
 
 def noise(network: Network, table: CalibrationTable) -> VerificationInputs:
-    """Seeded normal noise that spans the calibrated range of each input."""
+    """Seeded normal noise that spans the calibrated range of each input; standard where it was not calibrated."""
     generator = np.random.default_rng(SEED)
     feeds = []
     for _ in range(BATCHES):
         feed = {}
         for value in network.inputs:
-            entry = table[name_of(value)]
+            entry = table.get(name_of(value), STANDARD)
             middle, spread = (entry.min + entry.max) / 2, (entry.max - entry.min) / 6
             drawn = generator.normal(middle, max(spread, 0.0), shape_of(value))
             feed[name_of(value)] = np.clip(drawn, entry.min, entry.max).astype(np.float32)
         feeds.append(feed)
-    source = _counted(BATCHES, "seeded noise over the calibrated input ranges")
-    return VerificationInputs(tuple(feeds), source, is_noise=True)
+    what = "seeded noise over the calibrated input ranges" if table else "seeded standard normal noise"
+    return VerificationInputs(tuple(feeds), _counted(BATCHES, what), is_noise=True)
 
 
 def batches(samples: Sequence[Feed], specs: Mapping[str, InputSpec]) -> list[Feed]:

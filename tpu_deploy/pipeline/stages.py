@@ -12,7 +12,7 @@ from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.codegen.bmodel import KernelModule, disassembly, serialize
 from tpu_deploy.codegen.compile import Compiled, compile_network
 from tpu_deploy.codegen.timing import Estimate, estimate
-from tpu_deploy.errors import CheckFailed
+from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.files import replacing
 from tpu_deploy.ir import text as ir_text
 from tpu_deploy.ir.network import Network
@@ -20,6 +20,7 @@ from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
+from tpu_deploy.pipeline.precisions import is_integer, scheme_of
 from tpu_deploy.pipeline.samples import (
     Data,
     VerificationInputs,
@@ -32,11 +33,13 @@ from tpu_deploy.pipeline.samples import (
 )
 from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table
-from tpu_deploy.quant import QuantizationPlan, make_plan
+from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
+from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile, profile
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Feed, Preprocessing
+    from tpu_deploy.pipeline.reasons import Reasons
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Request:
     chip: str
     precision: str
     output: Path
+    qtable: QuantizeTable | None = None
     calibration: CalibrationTable | Path | None = None
     data: Data | None = None
     method: str = METHOD
@@ -70,7 +74,8 @@ class Build:
 
     request: Request
     top: Network = field(init=False)
-    table: CalibrationTable = field(init=False)
+    scheme: Scheme = field(init=False)
+    table: CalibrationTable = field(default_factory=lambda: CalibrationTable({}))
     plan: QuantizationPlan = field(init=False)
     tpu: Network = field(init=False)
     compiled: Compiled = field(init=False)
@@ -78,13 +83,22 @@ class Build:
     timing: Estimate = field(init=False)
     profile: Profile = field(init=False)
     verification: Verification | None = None
+    reasons: Reasons | None = None
     first_samples: Sequence[Feed] = ()
     sample_source: str = ""
 
     @property
     def gate(self) -> float:
-        """The least cosine between float and quantized outputs."""
-        return GATES[self.request.precision] if self.request.gate is None else self.request.gate
+        """The least cosine between outputs of the float network and of the compiled one."""
+        if self.request.gate is not None:
+            return self.request.gate
+        used = {precision.lower() for precision in self.plan.operations.values()}
+        return min(GATES[precision] for precision in used | {self.request.precision})
+
+    @property
+    def precision(self) -> str:
+        """What the network is called in: "INT8", or "INT8, mixed" where a quantize table has a say."""
+        return self.request.precision.upper() + (", mixed" if self.request.qtable is not None else "")
 
 
 Stage = Callable[[Build], None]
@@ -106,38 +120,48 @@ def make_canonical(build: Build) -> None:
     _dump(build, "2_top_canonical", build.top)
 
 
+def choose_precisions(build: Build) -> None:
+    """Choose the precision of each operation."""
+    request = build.request
+    build.scheme = scheme_of(request.precision, request.qtable, request.source, build.top)
+    if is_integer(build.top, build.scheme) and request.calibration is None and request.data is None:
+        raise BadInput("INT8 operations need ranges: give a calibration table or data (--calibration or --data)")
+
+
 def find_ranges(build: Build) -> None:
     """Find the range of each tensor."""
     request = build.request
     if isinstance(request.calibration, CalibrationTable):
         build.table = request.calibration
-        check_table(build.table, request.source, build.top)
+        check_table(build.table, request.source, build.top, build.scheme)
         build.first_samples = list(build.table.first_samples)
         build.sample_source = "the first calibration samples"
     elif request.calibration is not None:
-        build.table = read_table(request.calibration, request.source, build.top)
+        build.table = read_table(request.calibration, request.source, build.top, build.scheme)
         path = samples_path(request.calibration)
         build.first_samples = kept(path, input_specs(build.top))
         build.sample_source = f"the first calibration samples ({path.name})"
-    else:
-        assert request.data is not None
+    elif request.data is not None:
         specs = input_specs(build.top)
         opened = calibration.open_samples(request.data, specs, request.preprocessing, request.samples)
         opened, build.first_samples = held_back(opened, specs)
-        statistics = collect(build.top, request.source, opened, request.batch_size, request.progress)
-        build.table = CalibrationTable.of(statistics, request.method)
         build.sample_source = f"the calibration data ({opened.source})"
+        if is_integer(build.top, build.scheme):
+            statistics = collect(build.top, request.source, opened, request.batch_size, request.progress)
+            build.table = CalibrationTable.of(statistics, request.method)
 
 
 def plan_types(build: Build) -> None:
-    """Plan types and precisions."""
-    build.plan = make_plan(build.top, build.table)
+    """Plan types."""
+    build.plan = make_plan(build.top, build.table, build.scheme)
     if build.request.dump_ir is not None:
-        build.plan.save(made_folder(build.request.dump_ir, "--dump-ir") / "3_quantization.json")
+        folder = made_folder(build.request.dump_ir, "--dump-ir")
+        build.plan.save(folder / "3_quantization.json")
+        QuantizeTable.of(build.plan).write(folder / "3_quantization.qtable")
 
 
 def lower(build: Build) -> None:
-    """Lower to integer arithmetic."""
+    """Lower to the arithmetic of the chip."""
     request = build.request
     build.tpu = lower_to_tpu(build.top, build.plan, request.chip, request.quantized_io)
     _dump(build, "4_tpu", build.tpu)
@@ -166,7 +190,14 @@ def verify(build: Build) -> None:
 
     inputs = _verification_inputs(build)
     build.verification = found = verify_chain(
-        build.request.source, build.top, Reference(build.tpu), build.content, inputs, build.gate, build.request.progress
+        build.request.source,
+        build.top,
+        Reference(build.tpu),
+        build.content,
+        inputs,
+        build.gate,
+        build.precision,
+        build.request.progress,
     )
     wrong = found.failed("exactness")
     if wrong:
@@ -211,6 +242,7 @@ def write_report(build: Build) -> None:
 STAGES: tuple[Stage, ...] = (
     import_model,
     make_canonical,
+    choose_precisions,
     find_ranges,
     plan_types,
     lower,

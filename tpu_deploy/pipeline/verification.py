@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from xdsl.ir import SSAValue
 
 from tpu_deploy.calibration.feeds import Feed
 from tpu_deploy.codegen.bmodel import Bmodel, decode_group, parse_bmodel
@@ -21,6 +19,7 @@ from tpu_deploy.codegen.legality import GlobalRanges, check_legality
 from tpu_deploy.errors import CheckFailed
 from tpu_deploy.ir.network import Network, name_of, uniform_of
 from tpu_deploy.numbers import quantize
+from tpu_deploy.pipeline.agreement import Agreement, Rule, compare, rules
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.float_model import FloatNetwork, FloatValues, OriginalModel
 from tpu_deploy.pipeline.options import SILENT, Progress
@@ -41,13 +40,6 @@ Outputs = dict[str, Array]
 SIMULATED_BATCHES = 2
 """How many batches run on the simulator, and one of them on the chip model: commands do not depend on the data."""
 
-FLOAT_KERNELS = frozenset({"tpu.Softmax"})
-"""Operations computed in float32 on the chip; behind them results may differ by rounding."""
-
-FLOAT_ULP = 2
-"""Units in the last place by which results behind a float kernel may differ from the reference's."""
-
-
 CHIP_MODEL_SECONDS = 300.0
 """How long the chip model may take; float networks of the size of ResNet-50 take longer and rest on the simulator."""
 
@@ -59,10 +51,14 @@ def verify(
     content: bytes,
     inputs: VerificationInputs,
     gate: float,
+    precision: str,
     progress: Progress = SILENT,
 ) -> Verification:
-    """What the whole chain finds on `inputs`, from the user's model to the bytes of the bmodel; `gate` is for INT8."""
-    found = Verification(inputs.source)
+    """What the whole chain finds on `inputs`, from the user's model to the bytes of the bmodel.
+
+    `gate` is the least cosine of the TPU network's outputs, `precision` what that network is called.
+    """
+    found = Verification(inputs.source, inputs.feeds, inputs.is_noise)
     feeds, network = inputs.feeds, reference.network
     progress.stage("Verify: ONNX against TOP")
     floats = FloatNetwork(top)
@@ -71,13 +67,15 @@ def verify(
     run = run_reference(reference, floats, feeds)
     found.layers = run.layers
     found.findings = findings(run.layers, [name_of(value) for value in network.outputs])
-    found.checks.append(judge_layers(run.layers, network, gate, inputs.is_noise))
+    found.checks.append(judge_layers(run.layers, network, gate, precision, inputs.is_noise))
     progress.stage("Verify: commands")
     found.checks += judge_commands(parse_bmodel(content))
     progress.stage("Verify: simulator")
-    found.checks.append(run_simulator(content, feeds, run.outputs, network))
+    simulated, check = run_simulator(content, feeds, run, network)
+    found.checks.append(check)
     progress.stage("Verify: chip model")
-    found.checks.append(run_chip_model(content, feeds, run.outputs, network, CHIP_MODEL_SECONDS))
+    expected = [] if "sums" not in rules(network).values() else simulated
+    found.checks.append(run_chip_model(content, feeds, run, network, CHIP_MODEL_SECONDS, expected))
     return found
 
 
@@ -122,9 +120,11 @@ def _sortable(cosine: float) -> float:
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """What the reference makes of the batches: its outputs by ONNX name, and the similarity of all tensors."""
+    """What the reference makes of the batches: its outputs by ONNX name, the float network's, the similarity of all
+    tensors."""
 
     outputs: list[Outputs]
+    floats: list[Outputs]
     layers: list[Layer]
 
 
@@ -133,8 +133,11 @@ def run_reference(reference: Reference, floats: FloatNetwork, feeds: Sequence[Fe
     network = reference.network
     values = [floats.values(feed) for feed in feeds]
     comparison = LayerComparison(network, [name_of(v) for v in network.values() if name_of(v) in values[0]])
-    outputs = [_walk(reference, comparison, v, feed) for v, feed in zip(values, feeds, strict=True)]
-    return ReferenceRun(outputs, comparison.layers())
+    outputs, real = [], []
+    for v, feed in zip(values, feeds, strict=True):
+        outputs.append(_walk(reference, comparison, v, feed))
+        real.append({name: v[floats.outputs[name]] for name in network.output_names})
+    return ReferenceRun(outputs, real, comparison.layers())
 
 
 def _walk(reference: Reference, comparison: LayerComparison, values: FloatValues, feed: Feed) -> Outputs:
@@ -158,11 +161,14 @@ def stored_feed(network: Network, feed: Feed) -> Outputs:
     return stored
 
 
-def judge_layers(layers: Sequence[Layer], network: Network, gate: float, on_noise: bool = False) -> Check:
-    """The quantized network's outputs against the float network's, naming the first tensor below the gate.
+def judge_layers(
+    layers: Sequence[Layer], network: Network, gate: float, precision: str, on_noise: bool = False
+) -> Check:
+    """The TPU network's outputs against the float network's, naming the first tensor below the gate.
 
     On noise a network that falls short is not judged: it was trained and calibrated on something else.
     """
+    stage = f"TPU {precision} (reference)"
     ends = {name_of(value) for value in network.outputs}
     outputs = [layer for layer in layers if layer.name in ends]
     worst = min(outputs, key=lambda layer: _sortable(layer.similarity.cosine))
@@ -171,9 +177,9 @@ def judge_layers(layers: Sequence[Layer], network: Network, gate: float, on_nois
     first = first_below(layers, gate) or worst
     if not passed and on_noise:
         figure = f"cosine {text.cosine(near.cosine)} at {worst.name}, but noise is not data: give --inputs or --data"
-        return Check("TPU INT8 (reference)", "TOP, canonical (onnxruntime)", "unjudged", figure, "accuracy", "")
+        return Check(stage, "TOP, canonical (onnxruntime)", "unjudged", figure, "accuracy", "")
     return Check(
-        "TPU INT8 (reference)",
+        stage,
         "TOP, canonical (onnxruntime)",
         "ok" if passed else "failed",
         f"cosine {text.cosine(near.cosine)} (gate {gate:g}), {text.decibels(near.sqnr_db)} at {worst.name}",
@@ -211,25 +217,37 @@ def _judged(stage: str, rules: str, found: Sequence[Finding], good: str) -> Chec
     return Check(stage, rules, "failed", f"{len(found)} findings", "exactness", f"{found[0]}{more}")
 
 
-def run_simulator(content: bytes, feeds: Sequence[Feed], expected: Sequence[Outputs], network: Network) -> Check:
-    """The bytes of the bmodel, executed from their encoded commands, against the reference's outputs."""
+def run_simulator(
+    content: bytes, feeds: Sequence[Feed], wanted: ReferenceRun, network: Network
+) -> tuple[list[Outputs], Check]:
+    """The bytes of the bmodel, executed from their encoded commands, against the reference's outputs; what they gave.
+
+    Nothing is given where the bmodel does not run, or not as it should.
+    """
     used = min(len(feeds), SIMULATED_BATCHES)
     try:
         simulator = Simulator(parse_bmodel(content), check=False, uninitialized="ignore")
         actual = [simulator.run(stored_feed(network, feed)) for feed in feeds[:used]]
     except CheckFailed as error:
-        return Check("bmodel (simulator)", _REFERENCE, "failed", "it does not run", "exactness", str(error))
-    return _exact("bmodel (simulator)", actual, expected[:used], network)
+        return [], Check(SIMULATOR, REFERENCE, "failed", "it does not run", "exactness", str(error))
+    found = compare(actual, wanted.outputs[:used], wanted.floats[:used], rules(network))
+    return [] if found.blame else actual, _agreed(SIMULATOR, REFERENCE, found, used)
 
 
 def run_chip_model(
-    content: bytes, feeds: Sequence[Feed], expected: Sequence[Outputs], network: Network, limit: float
+    content: bytes,
+    feeds: Sequence[Feed],
+    wanted: ReferenceRun,
+    network: Network,
+    limit: float,
+    simulated: Sequence[Outputs] = (),
 ) -> Check:
-    """The bytes of the bmodel on the vendor's chip model, one batch, against the reference's outputs."""
-    stage = "bmodel (chip model)"
+    """The bytes of the bmodel on the vendor's chip model, one batch: against the reference's outputs, or where it has
+    sums of an order of its own, against those of the simulator, whose bits they must be.
+    """
     if not available():
         advice = "not installed (`tpu-deploy chip-model install`); rests on the simulator"
-        return Check(stage, _REFERENCE, "absent", advice, "exactness")
+        return Check(CHIP_MODEL, REFERENCE, "absent", advice, "exactness")
     with tempfile.TemporaryDirectory(prefix="tpu-deploy-") as folder:
         path = Path(folder, "verified.bmodel")
         path.write_bytes(content)
@@ -238,51 +256,22 @@ def run_chip_model(
                 actual = [model.run(stored_feed(network, feeds[0]))]
         except chip_model.ChipModelTimeout:
             figure = f"no answer within {limit:g} s; rests on the simulator"
-            return Check(stage, _REFERENCE, "absent", figure, "exactness")
+            return Check(CHIP_MODEL, REFERENCE, "absent", figure, "exactness")
         except chip_model.ChipModelError as error:
-            return Check(stage, _REFERENCE, "failed", "it does not run", "exactness", str(error))
-    return _exact(stage, actual, expected[:1], network)
+            return Check(CHIP_MODEL, REFERENCE, "failed", "it does not run", "exactness", str(error))
+    by_rule = rules(network)
+    if simulated:
+        same: dict[str, Rule] = dict.fromkeys(by_rule, "bits")
+        return _agreed(CHIP_MODEL, SIMULATOR, compare(actual, simulated[:1], wanted.floats[:1], same), 1)
+    return _agreed(CHIP_MODEL, REFERENCE, compare(actual, wanted.outputs[:1], wanted.floats[:1], by_rule), 1)
 
 
-_REFERENCE = "TPU arithmetic (reference)"
+REFERENCE, SIMULATOR, CHIP_MODEL = "TPU arithmetic (reference)", "bmodel (simulator)", "bmodel (chip model)"
+"""What executes a TPU network, in the words of the table."""
 
 
-def _exact(stage: str, actual: Sequence[Outputs], expected: Sequence[Outputs], network: Network) -> Check:
-    behind = behind_float_kernels(network)
-    worst = 0
-    for ours, theirs in zip(actual, expected, strict=True):
-        for name, wanted in theirs.items():
-            distance = units_apart(ours[name], wanted)
-            if distance > (FLOAT_ULP if name in behind else 0):
-                wrong = int(np.count_nonzero(ours[name].reshape(-1) != wanted.reshape(-1)))
-                blame = f"output {name}: {wrong} of {wanted.size} values differ"
-                return Check(stage, _REFERENCE, "failed", blame, "exactness", blame)
-            worst = max(worst, distance)
-    batches = f"{len(expected)} batch{'es' if len(expected) > 1 else ''}"
-    figure = f"within {worst} ulp" if worst else "identical bits"
-    return Check(stage, _REFERENCE, "ok", f"{figure}, {batches}", "exactness")
-
-
-def behind_float_kernels(network: Network) -> set[str]:
-    """The ONNX names of the outputs that a float kernel has a part in."""
-    touched: set[SSAValue] = set()
-    for op in network.operations:
-        if op.name in FLOAT_KERNELS or any(operand in touched for operand in op.operands):
-            touched.update(op.results)
-    return {n for n, v in zip(network.output_names, network.outputs, strict=True) if v in touched}
-
-
-def units_apart(actual: Array, expected: Array) -> int:
-    """The largest distance of two arrays in units in the last place; of integers, and of floats unlike in sign or NaN,
-    any difference counts as far too large.
-    """
-    if actual.dtype != expected.dtype or actual.shape != expected.shape:
-        return 1 << 32
-    ours, theirs = np.ascontiguousarray(actual), np.ascontiguousarray(expected)
-    if np.array_equal(ours.view(np.uint8), theirs.view(np.uint8)):
-        return 0
-    if ours.dtype != np.float32 or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        return 1 << 32
-    if not np.array_equal(np.signbit(ours), np.signbit(theirs)):
-        return 1 << 32
-    return int(np.abs(ours.view(np.int32).astype(np.int64) - theirs.view(np.int32)).max())
+def _agreed(stage: str, compared_with: str, found: Agreement, batches: int) -> Check:
+    if found.blame:
+        return Check(stage, compared_with, "failed", found.figure, "exactness", found.blame)
+    counted = f"{batches} batch{'es' if batches > 1 else ''}"
+    return Check(stage, compared_with, "ok", f"{found.figure}, {counted}", "exactness")
