@@ -21,7 +21,7 @@ from tpu_deploy.reports.bounds import Bound, bound
 from tpu_deploy.reports.executed import Executed, executed
 from tpu_deploy.reports.idle import Gap, awaited, critical, gaps
 from tpu_deploy.reports.local_memory import LocalMemory, Tracer
-from tpu_deploy.reports.phases import operations, phase_name, phases
+from tpu_deploy.reports.phases import nameless, operations, phase_name, phases
 from tpu_deploy.reports.traffic import WITHIN, Moved, Traffic, classify, purpose, traffic
 
 TIU_PURPOSES = {"CONV": "products", "MM": "products", "MM2": "products", "PorD": "windows", "RQ_DQ": "requantization"}
@@ -92,11 +92,16 @@ class Part:
 
 @dataclass(frozen=True)
 class StageProfile:
-    """One stage of one net. `parts_are` says what `parts` are: "layer groups", or "phases" found in the commands."""
+    """One stage of one net.
+
+    `bytes_per_cycle` is the most that global memory gives or takes. `parts_are` says what `parts` are: "layer groups",
+    or "phases" found in the commands.
+    """
 
     net: str
     stage: int
     frequency_hz: float
+    bytes_per_cycle: float
     cycles: int
     tiu_busy: int
     gdma_busy: int
@@ -175,7 +180,8 @@ class _Profiler:
         tracer.run(self.commands)
         self.operation = operations(stage, self.commands, tracer, self.moved)
         self.part = phases(self.commands, tracer)
-        names = [f"{name}: {each.opcode}" for name, each in zip(self.operation, self.commands, strict=True)]
+        named = zip(self.operation, self.commands, strict=True)
+        names = [each.opcode if name == nameless(each) else f"{name}: {each.opcode}" for name, each in named]
         self.memory = local_memory.traced(self.commands, tracer, self.moved, names)
 
     def _take(self, compiled: Compiled) -> None:
@@ -217,6 +223,7 @@ class _Profiler:
             net=net,
             stage=number,
             frequency_hz=self.chip.frequency_hz,
+            bytes_per_cycle=self.chip.dma_bytes_per_cycle,
             cycles=self.cycles,
             tiu_busy=sum(each.cycles for each in self.timed if each.engine == "TIU"),
             gdma_busy=sum(each.cycles for each in self.timed if each.engine == "GDMA"),

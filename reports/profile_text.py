@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 
-from tpu_deploy.chips import chip
 from tpu_deploy.reports.idle import Gap
 from tpu_deploy.reports.profile import Part, Profile, Share, StageProfile, Timed
 from tpu_deploy.reports.text import columns, size
@@ -57,12 +56,16 @@ def _overview(stage: StageProfile, named: bool) -> Iterator[str]:
 
 
 def _figures(stage: StageProfile) -> Iterator[tuple[str, str, str]]:
-    bound, memory, rate = stage.bound, stage.memory, chip("bm1684x").dma_bytes_per_cycle
+    bound, memory = stage.bound, stage.memory
     yield "cycles", f"{stage.cycles:,}", f"{stage.milliseconds:.3f} ms at {stage.frequency_hz / 1e9:g} GHz, estimated"
     yield "TIU busy", f"{stage.tiu_busy:,}", percent(stage.tiu_busy, stage.cycles)
     yield "GDMA busy", f"{stage.gdma_busy:,}", percent(stage.gdma_busy, stage.cycles)
     yield "products", f"{bound.arithmetic:,}", f"{bound.products:,} multiplications at the chip's full rate"
-    yield "traffic", f"{bound.traffic:,}", f"{size(bound.bytes)} that must move, {rate:g} bytes a cycle"
+    yield (
+        "traffic",
+        f"{bound.traffic:,}",
+        f"{size(bound.bytes)} that must move, {stage.bytes_per_cycle:g} bytes a cycle",
+    )
     yield "bound", f"{bound.cycles:,}", f"by {bound.binds}; the cycles are {times(stage.distance)} the bound"
     least = f"of {size(memory.capacity)} a lane; {size(memory.lower_bound)} in use at once at most"
     ratio = times(memory.peak / memory.lower_bound if memory.lower_bound else math.nan)
@@ -164,4 +167,4 @@ def cause(stage: StageProfile, gap: Gap) -> str:
 
 def _purpose(command: Timed) -> str:
     """The operation a command works for, unless that says no more than the command."""
-    return "" if command.operation.startswith(command.opcode) else f" ({command.operation})"
+    return "" if command.operation.startswith(f"{command.opcode},") else f" ({command.operation})"
