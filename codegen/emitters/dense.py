@@ -85,8 +85,8 @@ def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, heig
     """The rows of the input that a chunk of the result reads, and the window over them."""
     _, c, h, w = x.dims
     strides = aligned_strides(x.dims, x.dtype.itemsize, problem.chip)
-    images = chunk.images[1] - chunk.images[0]
-    base = x.offset + chunk.images[0] * strides[0]
+    images, size = chunk.images[1] - chunk.images[0], x.dtype.itemsize
+    base = x.offset + chunk.images[0] * strides[0] * size
     if chunk.rows == (0, height):
         return Local(x.buffer, (images, c, h, w), x.dtype, base), window
     low = chunk.rows[0] * window.strides[0] - window.pads[0]
@@ -94,7 +94,7 @@ def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, heig
     high = (chunk.rows[1] - 1) * window.strides[0] - window.pads[0] + reach
     first, last = max(low, 0), min(high, h)
     pads = (first - low, window.pads[1], high - last, window.pads[3])
-    part = Local(x.buffer, (images, c, last - first, w), x.dtype, base + first * w, strides)
+    part = Local(x.buffer, (images, c, last - first, w), x.dtype, base + first * w * size, strides)
     return part, replace(window, pads=pads)
 
 

@@ -16,6 +16,8 @@ from tpu_deploy.runtime.simulator import Simulator
 LAST_PLACE = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float16): 2.0**-10, BFLOAT16: 2.0**-7}
 """The last place of a result of each type, as a share of it."""
 
+RELU = {"do_relu": True, "relu_limit": 6.0}
+
 APART = 2.0**-23
 """How far apart sums may be that are added in another order, as a share of the sum of magnitudes of their terms."""
 
@@ -46,6 +48,15 @@ def test_operations_without_long_sums_are_exact(name, kind):
 def test_sums_of_products_differ_by_the_order_of_adding_alone(name, kind):
     for seed in range(2):
         assert_close(single(name, kind, seed), FLOATS[kind])
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_parts_of_a_large_convolution_read_the_rows_that_they_need(kind):
+    maker = FloatMaker(5, (2, 8, 112, 112), kind)
+    x = maker.start()
+    assert_close(
+        maker.finish(maker.conv(x, oc=96, kernel=[1, 1], strides=[1, 1], pads=[0] * 4, relu=RELU)), FLOATS[kind]
+    )
 
 
 @pytest.mark.parametrize("is_nan", [False, True])
