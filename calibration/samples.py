@@ -4,7 +4,7 @@ A sample is a feed: input name to array, with the batch as first axis. Each is c
 it is used, and no more are held than are being worked on.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from itertools import islice
 from os import PathLike
@@ -27,10 +27,16 @@ Loader = Callable[[], Feed]
 class Samples:
     """The samples of one source, in order; iterating yields a feed for each."""
 
-    def __init__(self, source: str, count: int | None, start: Callable[[], Iterator[Loader]]) -> None:
-        """`start` begins a pass; `count` samples where known; `source` is what messages call them."""
+    def __init__(
+        self, source: str, count: int | None, start: Callable[[], Iterator[Loader]], files: Sequence[Path] = ()
+    ) -> None:
+        """`start` begins a pass; `count` samples where known; `source` is what messages call them.
+
+        `files` are where they lie, where each is a file of its own.
+        """
         self.source = source
         self.count = count
+        self.files = tuple(files)
         self._start = start
 
     def loaders(self) -> Iterator[Loader]:
@@ -72,7 +78,7 @@ def open_samples(
     if limit is None:
         return samples
     count = None if samples.count is None else min(limit, samples.count)
-    return Samples(samples.source, count, lambda: islice(samples.loaders(), limit))
+    return Samples(samples.source, count, lambda: islice(samples.loaders(), limit), samples.files[:limit])
 
 
 def _from_path(path: Path, inputs: Mapping[str, InputSpec], preprocessing: Preprocessing | None) -> Samples:
@@ -131,9 +137,10 @@ def _from_files(
     if not images:
         if preprocessing is not None:
             raise BadInput(f"{source}: preprocessing is for images; .npz and .npy files are taken as they are")
-        return Samples(source, len(files), lambda: (partial(_load_arrays, file, inputs) for file in files))
+        return Samples(source, len(files), lambda: (partial(_load_arrays, file, inputs) for file in files), files)
     image_input = ImageInput.of(preprocessing or Preprocessing(), inputs)
-    return Samples(source, len(files), lambda: (partial(_load_image, file, image_input, inputs) for file in files))
+    load = partial(_load_image, image_input=image_input, inputs=inputs)
+    return Samples(source, len(files), lambda: (partial(load, file) for file in files), files)
 
 
 def _load_arrays(file: Path, inputs: Mapping[str, InputSpec]) -> Feed:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,13 @@ def batch_slots(feed: Feed, specs: Mapping[str, InputSpec], batch_size: int) -> 
     return (max(1, batch_size), False) if batch is None else (max(1, batch // row), True)
 
 
+class Taker(Protocol):
+    """What a thread does with each batch it is given."""
+
+    def record(self, batch: Batch) -> None:
+        """Takes in a batch."""
+
+
 class Stream:
     """One thread's way through the network: a session shared with others, buffers and a record of its own."""
 
@@ -143,7 +150,7 @@ class Stream:
         return outputs
 
 
-def run_streams(queue: BatchQueue, streams: Sequence[Stream], progress: Progress | None) -> int:
+def run_streams(queue: BatchQueue, streams: Sequence[Taker], progress: Progress | None) -> int:
     """Takes every batch through one of the streams; returns the number of samples.
 
     Raises what the earliest unusable sample raised, whichever stream met another one first.
@@ -153,7 +160,7 @@ def run_streams(queue: BatchQueue, streams: Sequence[Stream], progress: Progress
     errors: list[tuple[int, Exception]] = []
     done, started = 0, time.perf_counter()
 
-    def work(stream: Stream) -> None:
+    def work(stream: Taker) -> None:
         nonlocal done
         while not stop.is_set():
             first = queue.taken

@@ -17,9 +17,11 @@ from tpu_deploy.errors import BadInput, CheckFailed
 if TYPE_CHECKING:
     from tpu_deploy.calibration import CalibrationTable, Preprocessing
     from tpu_deploy.pipeline.deployment import Deployment, deploy
+    from tpu_deploy.pipeline.evaluation import evaluate
     from tpu_deploy.pipeline.guard import check
     from tpu_deploy.pipeline.inspection import Inspection, inspect
     from tpu_deploy.pipeline.profiling import profile
+    from tpu_deploy.pipeline.report import diff, report
     from tpu_deploy.pipeline.shards import calibrate_shard, merge_shards
     from tpu_deploy.pipeline.tables import calibrate
     from tpu_deploy.runtime.session import Session, load
@@ -41,10 +43,13 @@ _HOMES = {
     "calibrate_shard": "pipeline.shards",
     "check": "pipeline.guard",
     "deploy": "pipeline.deployment",
+    "diff": "pipeline.report",
+    "evaluate": "pipeline.evaluation",
     "inspect": "pipeline.inspection",
     "load": "runtime.session",
     "merge_shards": "pipeline.shards",
     "profile": "pipeline.profiling",
+    "report": "pipeline.report",
 }
 
 __all__ = [
@@ -60,10 +65,13 @@ __all__ = [
     "calibrate_shard",
     "check",
     "deploy",
+    "diff",
+    "evaluate",
     "inspect",
     "load",
     "merge_shards",
     "profile",
+    "report",
 ]
 
 

@@ -61,6 +61,18 @@ def test_shards_are_joined_to_the_table_of_one_run(folder: Path, command: Comman
     assert (folder / "joined.table").read_bytes() == (folder / "model.table").read_bytes()
 
 
+def test_evaluate_prints_figures_with_their_errors(folder: Path, command: Command) -> None:
+    np.savez("labelled.npz", image=samples(8), labels=np.arange(8) % 5)
+    options = ("--data", "labelled.npz", "--calibration", "model.table")
+    finished = command("evaluate", "model.onnx", *options)
+    assert finished.code == 0 and "model.onnx: 8 samples of labelled.npz, " in finished.out
+    headings, *rows = (line.split() for line in finished.out.splitlines()[1:])
+    assert headings == ["metric", "INT8", "(reference)", "float", "model", "change"]
+    assert [row[0] for row in rows] == ["topk", "agreement", "sqnr"] and rows[0][-1] == "points"
+    found = json.loads(command("evaluate", "model.onnx", *options, "--json", "--metric", "top2").out)
+    assert found["samples"] == 8 and found["results"][0]["score"]["metric"] == "top2"
+
+
 def test_a_table_in_tpu_mlir_names_is_read_back_as_our_own(folder: Path, command: Command) -> None:
     options = ("--data", "samples.npz", "-o", "theirs.table", "--tpu-mlir-names")
     assert command("calibrate", "model.onnx", *options).code == 0

@@ -12,7 +12,9 @@ import typer
 from tpu_deploy.cli import options
 from tpu_deploy.cli.calibrate import calibrate
 from tpu_deploy.cli.check import check
+from tpu_deploy.cli.evaluate import evaluate
 from tpu_deploy.cli.profile import profile
+from tpu_deploy.cli.report import report as report_command
 from tpu_deploy.errors import CheckFailed
 
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -197,7 +199,9 @@ def disassemble(bmodel: options.Bmodel) -> None:
 
 
 app.command()(profile)
+app.command("report")(report_command)
 app.command()(check)
+app.command()(evaluate)
 
 
 @app.command()

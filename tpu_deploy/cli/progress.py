@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """Shows the stage that runs and the samples calibrated; usable in a `with` statement."""
+    """Shows the stage that runs and the samples done; usable in a `with` statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, done: str = "calibrated") -> None:
+        """`done` is what has happened to the samples."""
+        self._done = done
         self._last: tuple[int, float] | None = None
         self._notes: list[str] = []
         self._bar: Progress | None = None
@@ -27,7 +29,7 @@ class Terminal:
             self._bar.reset(self._task, description=name, total=None, count="")
 
     def samples(self, done: int, total: int | None, per_second: float) -> None:
-        """Shows how many samples are calibrated, and how fast."""
+        """Shows how many samples are done, and how fast."""
         self._last = done, per_second
         if self._bar is not None:
             count = f"{done} of {total}" if total else f"{done}"
@@ -50,7 +52,7 @@ class Terminal:
         for line in self._notes:
             print(line, file=sys.stderr)
         if self._last is not None:
-            print(f"calibrated {self._last[0]} samples, {self._last[1]:.1f} images/s", file=sys.stderr)
+            print(f"{self._done} {self._last[0]} samples, {self._last[1]:.1f} images/s", file=sys.stderr)
 
 
 def _bar() -> Progress:

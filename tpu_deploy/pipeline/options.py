@@ -21,7 +21,7 @@ class Progress(Protocol):
         """A stage of the pipeline begins."""
 
     def samples(self, done: int, total: int | None, per_second: float) -> None:
-        """So many of `total` samples (None: unknown) are calibrated, at this speed."""
+        """So many of `total` samples (None: unknown) are done, at this speed."""
 
     def note(self, line: str) -> None:
         """Something was decided that the user left open."""
