@@ -37,8 +37,9 @@ from tpu_deploy.runtime.simulator.simulator import Simulator
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
 
-SIMULATED_BATCHES = 2
-"""How many batches run on the simulator, and one of them on the chip model: commands do not depend on the data."""
+SIMULATED_BATCHES: dict[Rule, int] = {"bits": 2, "ulp": 2, "sums": 1}
+"""How many batches run on the simulator, which takes its time for float sums, and one of them on the chip model:
+commands do not depend on the data."""
 
 CHIP_MODEL_SECONDS = 300.0
 """How long the chip model may take; float networks of the size of ResNet-50 take longer and rest on the simulator."""
@@ -224,13 +225,14 @@ def run_simulator(
 
     Nothing is given where the bmodel does not run, or not as it should.
     """
-    used = min(len(feeds), SIMULATED_BATCHES)
+    by_rule = rules(network)
+    used = min(len(feeds), *(SIMULATED_BATCHES[rule] for rule in by_rule.values()))
     try:
         simulator = Simulator(parse_bmodel(content), check=False, uninitialized="ignore")
         actual = [simulator.run(stored_feed(network, feed)) for feed in feeds[:used]]
     except CheckFailed as error:
         return [], Check(SIMULATOR, REFERENCE, "failed", "it does not run", "exactness", str(error))
-    found = compare(actual, wanted.outputs[:used], wanted.floats[:used], rules(network))
+    found = compare(actual, wanted.outputs[:used], wanted.floats[:used], by_rule)
     return [] if found.blame else actual, _agreed(SIMULATOR, REFERENCE, found, used)
 
 
