@@ -179,7 +179,9 @@ def _tensor(network: Network, op: Operation) -> Any:
 
 def _gain(builder: Builder, op: Operation) -> float | None:
     """The factor by which `op` scales its operand, if that and the saturation of its result are all it does."""
-    attributes = attributes_of(op)
+    attributes, operand = attributes_of(op), _tensor(builder.source, op)
+    if builder.quantization(operand).factors != builder.quantization(op.results[0]).factors:
+        return None
     if op.name == "top.Relu":
         return 1.0
     if op.name == "top.Clip":
@@ -198,9 +200,13 @@ def table_of(functions: list[Function], x: TensorQuantization, y: TensorQuantiza
     """The stored result for every stored byte, (256,) or (C, 256): the functions in order, rounded once, half away."""
     codes = np.arange(256, dtype=np.uint8).view(x.numpy_dtype).astype(np.float64)
     values = (codes - x.zero_point) * x.scale
+    if x.factors:
+        values = values * np.array(x.factors)[:, None]
     for function in functions:
         values = function(values)
     scaled = values / y.scale
+    if y.factors:
+        scaled = scaled / np.array(y.factors)[:, None]
     rounded = np.trunc(scaled + np.copysign(0.5, scaled))
     bounded = np.clip(rounded, -(2.0**31), 2.0**31).astype(np.int64)
     return saturate(bounded + y.zero_point, y.numpy_dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tpu_deploy.ir.network import (
 from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.ir.weights import Array
 from tpu_deploy.numbers import rounded
+from tpu_deploy.quant.factors import effective_weights
 from tpu_deploy.quant.plan import FLOAT_TYPES, FLOATS, LIMITS, QuantizationPlan, TensorQuantization
 from tpu_deploy.quant.ranges import reach
 from tpu_deploy.quant.weights import IntegerProduct, chosen_product, integer_product, requantization
@@ -42,7 +44,10 @@ FLOAT_NAMES: dict[type[Attribute], str] = {Float32Type: "float32", Float16Type: 
 
 def uniform(quantization: TensorQuantization) -> UniformType:
     """The IR element type of a quantization."""
-    return UniformType.of(quantization.numpy_dtype, quantization.scale, quantization.zero_point)
+    dtype, scale, zero = quantization.numpy_dtype, quantization.scale, quantization.zero_point
+    if not quantization.factors:
+        return UniformType.of(dtype, scale, zero)
+    return UniformType.of(dtype, [scale * factor for factor in quantization.factors], zero, quantization.axis)
 
 
 class Builder:
@@ -185,7 +190,8 @@ class Builder:
         """
         y, chosen = FINE if self.is_made_float(op) else self.direct(op), self.plan.weights.get(name_of(op))
         if chosen is None:
-            return integer_product(weights, bias, channel_axis, x, y, self.plan.weight_method)
+            real = effective_weights(weights, bias, channel_axis, x, y)
+            return integer_product(*real, channel_axis, x, y, self.plan.weight_method)
         channels = (weights.shape[channel_axis],)
         if (chosen.weights.shape, chosen.scales.shape, chosen.bias.shape) != (weights.shape, channels, channels):
             raise BadInput(f"quantization plan: weights of {name_of(op)} have other shapes than the network's")
@@ -233,7 +239,7 @@ class Builder:
         tolerance = SATURATION_TOLERANCE * planned.scale * 255
         if planned.low >= low - tolerance and planned.high <= high + tolerance:
             return planned
-        return TensorQuantization("uint8", min(planned.high, high) / LIMITS["uint8"][1])
+        return replace(planned, dtype="uint8", scale=min(planned.high, high) / LIMITS["uint8"][1], zero_point=0)
 
     def produce(
         self,
@@ -284,9 +290,9 @@ class Builder:
         return self.requantized(made, planned, result)
 
     def requantized(self, made: SSAValue, quantization: TensorQuantization, result: str, gain: float = 1.0) -> SSAValue:
-        """A quantized value times `gain`, in another type."""
+        """A quantized value times `gain`, in another type with the same factors."""
         source = uniform_of(made)
-        assert source is not None
+        assert source is not None and source.is_per_axis == bool(quantization.factors), result
         multiplier, rshift = requantization(gain * source.scale / quantization.scale)
         kind = tensor_type(shape_of(made), uniform(quantization))
         attributes = {"multiplier": int(multiplier), "rshift": int(rshift)}

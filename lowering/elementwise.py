@@ -112,8 +112,9 @@ def _lower_sum(builder: Builder, op: Operation) -> None:
     y = builder.direct(op)
     added = added_values(builder.source, op)
     terms = [Term(c * builder.quantization(v).scale / y.scale, builder.quantization(v)) for c, v in added]
+    unit = y.scale * y.factors_over(len(shape_of(op.results[0]))) if y.factors else y.scale
     arrays = [
-        coefficient * array.astype(np.float64) / y.scale
+        coefficient * array.astype(np.float64) / unit
         for coefficient, value in zip(term_coefficients(op), op.operands, strict=True)
         if (array := builder.source.weight(value)) is not None
     ]

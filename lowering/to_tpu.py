@@ -8,6 +8,7 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network, name_of
 from tpu_deploy.lowering import activation, conv, elementwise, matmul, norm, pool, shape, softmax
 from tpu_deploy.lowering.builder import Builder
+from tpu_deploy.lowering.channel_factors import check_factors
 from tpu_deploy.lowering.registry import RULES, reason
 from tpu_deploy.quant.plan import PRECISIONS, QuantizationPlan
 
@@ -58,6 +59,7 @@ def lower_to_tpu(
     if refused:
         listed = "; ".join(f"{r.name} ({r.operation.removeprefix('top.')}): {r.reason}" for r in refused)
         raise BadInput(f"{network.name}: cannot be lowered to {chip}: {listed}")
+    check_factors(network, plan)
     builder = Builder(network, plan, chip, quantized_io)
     for op in network.operations:
         RULES[op.name, plan.operations[name_of(op)]].lower(builder, op)

@@ -32,11 +32,20 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
 @dataclass(frozen=True)
 class TensorQuantization:
-    """How a tensor is stored: floats as they are, or integers q that stand for `scale * (q - zero_point)`."""
+    """How a tensor is stored: floats as they are, or integers q that stand for `scale * (q - zero_point)`.
+
+    With `factors` index c of `axis` has the scale `scale * factors[c]`; they lie in (0, 1], and the largest is 1.
+    """
 
     dtype: str
     scale: float = 1.0
     zero_point: int = 0
+    factors: tuple[float, ...] = ()
+    axis: int = 1
+
+    def __post_init__(self) -> None:
+        """Takes factors from any sequence."""
+        object.__setattr__(self, "factors", tuple(self.factors))
 
     @property
     def is_quantized(self) -> bool:
@@ -50,13 +59,19 @@ class TensorQuantization:
 
     @property
     def low(self) -> float:
-        """The smallest real value that can be stored; minus infinity for floats."""
+        """The smallest real value that can be stored, in the widest channel; minus infinity for floats."""
         return (LIMITS[self.dtype][0] - self.zero_point) * self.scale if self.is_quantized else -np.inf
 
     @property
     def high(self) -> float:
-        """The largest real value that can be stored; infinity for floats."""
+        """The largest real value that can be stored, in the widest channel; infinity for floats."""
         return (LIMITS[self.dtype][1] - self.zero_point) * self.scale if self.is_quantized else np.inf
+
+    def factors_over(self, rank: int) -> npt.NDArray[np.float64]:
+        """The factors in a shape that broadcasts over a tensor of so many axes; ones where there are none."""
+        if not self.factors:
+            return np.ones((1,) * rank)
+        return np.array(self.factors).reshape([-1 if axis == self.axis else 1 for axis in range(rank)])
 
 
 FLOAT32 = TensorQuantization("float32")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.network import Network, dtype_of, name_of, shape_of, uniform_of
-from tpu_deploy.numbers import dequantize, widened
+from tpu_deploy.numbers import widened
 from tpu_deploy.reports.attribution import Origin, Shares
 from tpu_deploy.reports.channels import channel_count
 from tpu_deploy.reports.similarity import Comparison, Similarity
@@ -88,7 +88,7 @@ class LayerComparison:
     def add(self, name: str, expected: Array, actual: Array) -> float:
         """Takes in a tensor of one sample, `actual` as it is stored; returns its cosine."""
         kind = self._kinds[name]
-        found = widened(actual) if kind is None else dequantize(actual, kind.scale, kind.zero_point)
+        found = widened(actual) if kind is None else kind.dequantize(actual)
         return self._comparisons[name].add(expected, found)
 
     def layers(self) -> list[Layer]:

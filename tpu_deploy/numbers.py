@@ -107,18 +107,22 @@ def fixed_point(ratio: npt.ArrayLike, bits: int = MULTIPLIER_BITS) -> tuple[Int6
 
 
 def quantize(
-    values: npt.NDArray[np.float32], scale: float, zero_point: int, dtype: npt.DTypeLike
+    values: npt.NDArray[np.float32], scale: npt.ArrayLike, zero_point: int, dtype: npt.DTypeLike
 ) -> npt.NDArray[np.integer]:
-    """Float32 values as integers: `saturate(round_half_away(f32(values * f32(1 / scale))) + zero_point)`."""
-    inverse = np.float32(1.0 / scale)
+    """Float32 values as integers: `saturate(round_half_away(f32(values * f32(1 / scale))) + zero_point)`.
+
+    `scale` is a number or broadcasts over `values`.
+    """
+    inverse = (1.0 / np.asarray(scale, np.float64)).astype(np.float32)
     scaled = (values.astype(np.float32) * inverse).astype(np.float64)
     rounded = np.trunc(scaled + np.copysign(0.5, scaled))
     return saturate(np.clip(rounded, -(2**31), 2**31 - 1).astype(np.int64) + zero_point, dtype)
 
 
-def dequantize(values: npt.NDArray[np.integer], scale: float, zero_point: int) -> npt.NDArray[np.float32]:
-    """Integers as float32: `f32(values - zero_point) * f32(scale)`, one rounding."""
-    return (values.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
+def dequantize(values: npt.NDArray[np.integer], scale: npt.ArrayLike, zero_point: int) -> npt.NDArray[np.float32]:
+    """Integers as float32: `f32(values - zero_point) * f32(scale)`, one rounding; `scale` as of `quantize`."""
+    single: npt.NDArray[np.float32] = (values.astype(np.int32) - np.int32(zero_point)).astype(np.float32)
+    return single * np.asarray(scale, np.float32)
 
 
 def flushed(values: Float32Array) -> Float32Array:

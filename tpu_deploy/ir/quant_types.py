@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.dialects.builtin import (
     AnyFloat,
     ArrayAttr,
@@ -21,6 +23,8 @@ from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
+
+from tpu_deploy import numbers
 
 
 def float_text(value: float) -> str:
@@ -79,16 +83,22 @@ class UniformType(ParametrizedAttribute, TypeAttribute):
     zero_points: ArrayAttr[IntAttr] = param_def()
 
     @staticmethod
-    def of(dtype: np.dtype[np.generic] | type, scale: float, zero_point: int = 0) -> UniformType:
-        """The per-tensor type with storage `dtype` (int8, uint8, int16, ...)."""
+    def of(
+        dtype: np.dtype[np.generic] | type,
+        scale: float | Sequence[float],
+        zero_point: int = 0,
+        axis: int | None = None,
+    ) -> UniformType:
+        """The type with storage `dtype` (int8, uint8, int16, ...); with `axis` it has a scale for each index of it."""
         kind = np.dtype(dtype)
         signedness = Signedness.UNSIGNED if kind.kind == "u" else Signedness.SIGNLESS
+        scales = [scale] if isinstance(scale, float | int) else list(scale)
         return UniformType(
             IntegerType(kind.itemsize * 8, signedness),
             Float32Type(),
-            NoneAttr(),
-            ArrayAttr([FloatAttr(scale, f64)]),
-            ArrayAttr([IntAttr(zero_point)]),
+            NoneAttr() if axis is None else IntAttr(axis),
+            ArrayAttr([FloatAttr(each, f64) for each in scales]),
+            ArrayAttr([IntAttr(zero_point)] * len(scales)),
         )
 
     @property
@@ -98,18 +108,37 @@ class UniformType(ParametrizedAttribute, TypeAttribute):
         return np.dtype(f"{sign}{self.storage.width.data // 8}")
 
     @property
+    def is_per_axis(self) -> bool:
+        """Whether each index of an axis has a scale of its own."""
+        return isinstance(self.axis, IntAttr)
+
+    @property
     def scale(self) -> float:
-        """The scale of a per-tensor type."""
-        if len(self.scales.data) != 1:
-            raise ValueError("a per-axis type has several scales")
-        return float(self.scales.data[0].value.data)
+        """The scale; of a per-axis type the largest of its scales."""
+        return max(float(scale.value.data) for scale in self.scales.data)
 
     @property
     def zero_point(self) -> int:
-        """The zero point of a per-tensor type."""
-        if len(self.zero_points.data) != 1:
-            raise ValueError("a per-axis type has several zero points")
-        return self.zero_points.data[0].data
+        """The zero point, which all channels must share."""
+        points = {point.data for point in self.zero_points.data}
+        if len(points) != 1:
+            raise ValueError("the channels of this type have several zero points")
+        return points.pop()
+
+    def scales_over(self, rank: int) -> npt.NDArray[np.float64]:
+        """The scales, float64, in a shape that broadcasts over a tensor of so many axes."""
+        scales = np.array([float(scale.value.data) for scale in self.scales.data])
+        if not isinstance(self.axis, IntAttr):
+            return scales.reshape((1,) * rank)
+        return scales.reshape([-1 if axis == self.axis.data else 1 for axis in range(rank)])
+
+    def quantize(self, reals: npt.NDArray[np.float32]) -> npt.NDArray[np.integer[Any]]:
+        """Float32 values as stored integers, rounded half away from zero (`numbers.quantize`), saturated."""
+        return numbers.quantize(reals, self.scales_over(reals.ndim), self.zero_point, self.dtype)
+
+    def dequantize(self, stored: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Stored integers as float32 values (`numbers.dequantize`)."""
+        return numbers.dequantize(stored, self.scales_over(stored.ndim), self.zero_point)
 
     def _points(self) -> list[str]:
         pairs = zip(self.scales.data, self.zero_points.data, strict=True)

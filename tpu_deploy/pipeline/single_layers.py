@@ -11,7 +11,6 @@ import numpy.typing as npt
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.network import Network, dtype_of, name_of, uniform_of
-from tpu_deploy.numbers import dequantize, quantize
 
 Array = npt.NDArray[Any]
 
@@ -47,14 +46,14 @@ class Stored:
         with np.errstate(over="ignore"):
             if kind is None:
                 return reals.astype(dtype_of(self.value), copy=False)
-            return quantize(reals, kind.scale, kind.zero_point, kind.dtype)
+            return kind.quantize(reals)
 
     def load(self, stored: Array) -> Array:
         """What the value holds as float32."""
         kind = uniform_of(self.value)
         if kind is None:
             return stored.astype(np.float32, copy=False)
-        return dequantize(stored, kind.scale, kind.zero_point)
+        return kind.dequantize(stored)
 
 
 @dataclass(frozen=True)
