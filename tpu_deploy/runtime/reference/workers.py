@@ -73,10 +73,13 @@ def _drain(waiting: deque[Callable[[], None]]) -> None:
 
 
 def pieces(shape: Sequence[int], threads: int) -> Iterator[tuple[slice, ...]]:
-    """Indices of contiguous parts of an array of `shape` (at least one axis), PIECE elements or less where it can be.
+    """Indices of contiguous parts of an array of `shape`, PIECE elements or less where it can be.
 
     There is a part for every thread unless that would be less than LEAST elements.
     """
+    if not shape:
+        yield ()
+        return
     size = max(min(PIECE, -(-math.prod(shape) // threads)), LEAST)
     axis, inner = len(shape) - 1, 1
     while axis > 0 and inner * shape[axis] <= size:
