@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +33,10 @@ from tpu_deploy.ir.weights import Array
 
 PART_BYTES = 32768
 """Bytes of an output channel's filter that one part of the input channels takes where they are summed in parts."""
+PIECE_BYTES = 24576
+"""Bytes of a lane that a piece of the filters takes where they come in several."""
+LARGE = 49152
+"""Bytes of a lane from which on filters come in several pieces."""
 MAX_STRIDE = 65536
 """Strides of a convolution's input have 16 bits."""
 
@@ -98,33 +102,62 @@ def _chunk_window(problem: Problem, x: Local, window: Window, chunk: Chunk, heig
     return part, replace(window, pads=pads)
 
 
-def dense_steps(
-    problem: Problem, epilogue: Epilogue, x: Local, window: Window, y: Local, constants: Buffer, place: str
-) -> tuple[list[Buffer], list[Action]]:
-    """The steps of a convolution into `y`, part by part, and the buffers they need beside `x`, `y` and `constants`.
+@dataclass(frozen=True)
+class Piece:
+    """The constants of channel groups [first, last) of a result: what the epilogue needs, then the filters."""
 
-    The constants hold what the epilogue needs, then the filters. `place` tells buffers of neighbouring groups apart.
+    constants: Buffer
+    slots: tuple[int, int]
+
+
+def _within(chunk: Chunk, piece: Piece, whole: int) -> list[Chunk]:
+    """What a piece's channel groups have of a chunk; some groups of several images are no tensor."""
+    low, high = max(chunk.slots[0], piece.slots[0]), min(chunk.slots[1], piece.slots[1])
+    if low >= high:
+        return []
+    if high - low == whole:
+        return [chunk]
+    return [replace(chunk, images=(k, k + 1), slots=(low, high)) for k in range(*chunk.images)]
+
+
+def dense_steps(
+    problem: Problem, epilogue: Epilogue, x: Local, window: Window, y: Local, pieces: Sequence[Piece], place: str
+) -> tuple[list[Buffer], list[Action]]:
+    """The steps of a convolution into `y`, part by part, and the buffers they need beside `x`, `y` and constants.
+
+    `place` tells buffers of neighbouring groups apart.
     """
-    chip, acc = problem.chip, f"acc{place}"
-    held = Held(constants.name, channel_groups(y.dims[1], chip))
-    start = epilogue.constant_bytes(held.slots)
-    buffers, actions = epilogue.prepare(held, place, y.dims[1])
-    size = packing.conv_filter_bytes(x.dims[1], *window.kernel, problem.filters.dtype.itemsize, chip)
-    whole = Chunk((0, y.dims[0]), (0, held.slots), (0, y.dims[2]))
+    chip, slots = problem.chip, channel_groups(y.dims[1], problem.chip)
+    whole = Chunk((0, y.dims[0]), (0, slots), (0, y.dims[2]))
     cut = [whole] if epilogue.is_direct else chunks(y.dims, chip, _row_quantum(x, y, window, chip))
-    for chunk in cut:
-        target = part_of(y, chunk, chip)
-        source, over = _chunk_window(problem, x, window, chunk, y.dims[2])
-        sums = target if epilogue.is_direct else Local(acc, target.dims, epilogue.sums)
-        filters = Access(constants.name, start + chunk.slots[0] * size, start + chunk.slots[1] * size)
-        bias = epilogue.bias(held, chunk.slots)
-        actions.append(tiu.convolution(sums, source, filters, over, chip, bias=bias))
-        if not epilogue.is_direct:
-            buffers.append(_sums_buffer(sums, y, chip))
-            more_buffers, more_actions = epilogue.finish(sums, target, held, place, chunk.slots)
-            buffers += more_buffers
-            actions += more_actions
+    buffers: list[Buffer] = []
+    actions: list[Action] = []
+    for piece in pieces:
+        first, last = piece.slots
+        held = Held(piece.constants.name, last - first)
+        tables, prepare = epilogue.prepare(held, place, min(last * chip.lanes, y.dims[1]) - first * chip.lanes)
+        buffers, actions = [*buffers, *tables], [*actions, *prepare]
+        for chunk in (part for each in cut for part in _within(each, piece, slots)):
+            source, over = _chunk_window(problem, x, window, chunk, y.dims[2])
+            shifted = (chunk.slots[0] - first, chunk.slots[1] - first)
+            more, steps = _chunk_steps(epilogue, source, over, part_of(y, chunk, chip), held, shifted, place, chip)
+            buffers, actions = [*buffers, *more], [*actions, *steps]
     return list(joined(buffers)), actions
+
+
+def _chunk_steps(
+    epilogue: Epilogue, x: Local, window: Window, y: Local, held: Held, slots: tuple[int, int], place: str, chip: Chip
+) -> tuple[list[Buffer], list[Action]]:
+    """The steps of a chunk, whose channel groups are `slots` of those whose constants are held."""
+    size = packing.conv_filter_bytes(x.dims[1], *window.kernel, x.dtype.itemsize, chip)
+    start = epilogue.constant_bytes(held.slots)
+    filters = Access(held.buffer, start + slots[0] * size, start + slots[1] * size)
+    sums = y if epilogue.is_direct else Local(f"acc{place}", y.dims, epilogue.sums)
+    multiply = tiu.convolution(sums, x, filters, window, chip, bias=epilogue.bias(held, slots))
+    if epilogue.is_direct:
+        return [], [multiply]
+    buffers, actions = epilogue.finish(sums, y, held, place, slots)
+    return [_sums_buffer(sums, y, chip), *buffers], [multiply, *actions]
 
 
 def _sums_buffer(sums: Local, y: Local, chip: Chip) -> Buffer:
@@ -141,21 +174,35 @@ def _dense_group(
     part = Box((box.start[0], first, *box.start[2:]), (box.stop[0], last, *box.stop[2:]))
     low = group * problem.channels_in
     buffer, loads, x, window = load_window(problem, part, (low, low + problem.channels_in), f"x{place}", problem.zero)
-    slots = channel_groups(last - first, chip)
-    row = epilogue.constant_bytes(slots) + slots * filter_bytes(problem, problem.channels_in)
-    constants = Buffer(f"weights{place}", row)
+    pieces, constants = _pieces(problem, epilogue, (first, last), f"weights{place}")
     y = Local(f"y{place}", part.dims, op.result.dtype)
-    scratch, steps = dense_steps(problem, epilogue, x, window, y, constants, str(place))
-    pack = partial(pack_dense, problem, epilogue, first, last)
-    key = f"{op.result.name}:{first}:{last}"
-    actions = [
-        LoadConstant(key, min(last - first, chip.lanes), row, constants.name, pack),
-        *loads,
-        *steps,
-        StoreResult(op.result.shape, problem.axes, part, y.buffer),
-    ]
+    scratch, steps = dense_steps(problem, epilogue, x, window, y, pieces, str(place))
+    store = StoreResult(op.result.shape, problem.axes, part, y.buffer)
     result = Buffer(y.buffer, aligned_bytes(part.dims, y.dtype.itemsize, chip))
-    return [buffer, constants, *scratch, result], actions
+    return [buffer, *(p.constants for p in pieces), *scratch, result], [*constants, *loads, *steps, store]
+
+
+def _pieces(
+    problem: Problem, epilogue: Epilogue, channels: tuple[int, int], name: str
+) -> tuple[list[Piece], list[LoadConstant]]:
+    """The constants of output channels [first, last) and their loads: those of a large layer in several pieces.
+
+    What has come is computed with while the rest is on its way, and small pieces find room earlier.
+    """
+    chip, (first, last) = problem.chip, channels
+    slots, size = channel_groups(last - first, chip), filter_bytes(problem, problem.channels_in)
+    step = slots if slots * size <= LARGE else max(1, PIECE_BYTES // size)
+    pieces, loads = [], []
+    for index, low in enumerate(range(0, slots, step)):
+        high = min(low + step, slots)
+        begin, end = first + low * chip.lanes, min(first + high * chip.lanes, last)
+        row = epilogue.constant_bytes(high - low) + (high - low) * size
+        buffer = Buffer(name if step >= slots else f"{name}.{index}", row)
+        pack = partial(pack_dense, problem, epilogue, begin, end)
+        key = f"{problem.op.result.name}:{begin}:{end}"
+        pieces.append(Piece(buffer, (low, high)))
+        loads.append(LoadConstant(key, min(end - begin, chip.lanes), row, buffer.name, pack))
+    return pieces, loads
 
 
 def _dense_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:

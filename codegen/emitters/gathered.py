@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from tpu_deploy.codegen.emitters import packing
-from tpu_deploy.codegen.emitters.dense import dense_steps, pack_dense
+from tpu_deploy.codegen.emitters.dense import Piece, dense_steps, pack_dense
 from tpu_deploy.codegen.emitters.epilogue import Epilogue
 from tpu_deploy.codegen.emitters.instructions import Local, Window
 from tpu_deploy.codegen.emitters.windows import Problem
@@ -84,7 +84,7 @@ def _gathered_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgra
     size = packing.conv_filter_bytes(ic * kh, 1, kw, itemsize, chip)
     constants = Buffer("weights", epilogue.constant_bytes(slots) + slots * size)
     x, y = Local("x", dims, x_type.dtype), Local("y", box.dims, op.result.dtype)
-    scratch, steps = dense_steps(problem, epilogue, x, window, y, constants, "")
+    scratch, steps = dense_steps(problem, epilogue, x, window, y, [Piece(constants, (0, slots))], "")
     oc = problem.filters.shape[0]
     gathered = np.ascontiguousarray(problem.filters.transpose(0, 2, 1, 3)).reshape(oc, kh * ic, 1, kw)
     pack = partial(pack_dense, replace(problem, filters=gathered), epilogue, oc0, oc1)

@@ -7,6 +7,7 @@ from float_networks import EXACT, FLOATS, OPERATIONS, SUMMED, FloatMaker, single
 
 from tpu_deploy.codegen.bmodel import write_bmodel
 from tpu_deploy.codegen.compile import compile_network
+from tpu_deploy.codegen.emitters import dense
 from tpu_deploy.ir.network import Network
 from tpu_deploy.numbers import BFLOAT16
 from tpu_deploy.runtime.chip_model import ChipModel
@@ -89,6 +90,19 @@ def test_float_operations_that_follow_each_other_keep_their_tensors_in_local_mem
     compiled = compile_network(maker.finish(maker.op("tpu.FloatAdd", [y, z], maker.type((1, 70, 20, 20)))))
     assert len(compiled.groups) == 1
     assert compiled.memory.context <= 4 * (16 + 70) * 400 + 2 * 4096, "the input and the output alone"
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_filters_that_come_in_pieces_give_the_same_bits(images, monkeypatch):
+    for kind in ("f32", "f16"):
+        maker = FloatMaker(7, (images, 70, 9, 11), kind)
+        network = maker.finish(maker.conv(maker.start(), oc=300, kernel=[3, 3], strides=[1, 1], dilations=[1, 1]))
+        whole = simulated(network, noise(network))
+        with monkeypatch.context() as small:
+            small.setattr(dense, "LARGE", 1000)
+            small.setattr(dense, "PIECE_BYTES", 3000)
+            compiled = compile_network(network)
+            assert differing(whole, Simulator(compiled.bmodel, uninitialized="fail").run(noise(network))) == []
 
 
 def large(kind: str) -> dict[str, Network]:
