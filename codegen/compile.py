@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from tpu_deploy.chips import Chip
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen import global_memory
+from tpu_deploy.codegen.arrangement import Arrangement, Arranger, PartWithoutRoom
 from tpu_deploy.codegen.assemble import encode_groups
 from tpu_deploy.codegen.bmodel import Bmodel, Coefficients, CommandGroup, KernelModule, Net, Stage, TensorInfo
 from tpu_deploy.codegen.commands import PlannedCommand, Space
-from tpu_deploy.codegen.grouping import Planner
-from tpu_deploy.codegen.items import Item
-from tpu_deploy.codegen.measure import Weights
-from tpu_deploy.codegen.queue_order import in_good_order
-from tpu_deploy.codegen.realize import items_of
 from tpu_deploy.codegen.schedule import InvalidSchedule, Schedule, Sliced
-from tpu_deploy.codegen.sequence import LocalBlock, NoRoom, PlacedItems, Writer, lay_out
+from tpu_deploy.codegen.search import search
+from tpu_deploy.codegen.sequence import LocalBlock
 from tpu_deploy.codegen.storages import Placement, place
 from tpu_deploy.codegen.views import Storage
 from tpu_deploy.codegen.wholes import Forms
@@ -88,85 +84,65 @@ def _tensors(
     return tuple(inputs), tuple(outputs)
 
 
-def _layer_groups(schedule: Schedule, forms: Forms) -> list[LayerGroup]:
+def _layer_groups(schedule: Schedule, forms: Forms) -> tuple[LayerGroup, ...]:
     found = []
     for part in schedule.parts:
         works = forms.works[part.start : part.stop]
         names = tuple(work.view.result.name if isinstance(work, Compute) else work.name for work in works)
         found.append(LayerGroup(names, forms.batch // part.images if isinstance(part, Sliced) else 0))
-    return found
-
-
-def forms_of(placement: Placement, chip: Chip) -> Forms:
-    """All forms that the works of a placed network can run in."""
-    return Forms(placement.works, frozenset(s.buffer for s in placement.outputs), chip)
-
-
-def arrange(forms: Forms) -> tuple[Schedule, list[Item], PlacedItems]:
-    """A schedule, its items and their places in local memory.
-
-    Parts that cannot be placed first give up hiding their stores, then are divided.
-    """
-    planner = Planner(forms, Weights())
-    while True:
-        schedule = planner.schedule()
-        items = items_of(schedule, forms)
-        for linger in (schedule.linger, 0):
-            schedule = replace(schedule, linger=linger)
-            try:
-                return schedule, items, lay_out(items, forms.chip, schedule.lookahead, linger)
-            except NoRoom as problem:
-                failed = items[problem.item].group
-        planner.refuse(schedule.parts[failed])
-
-
-def _follow(schedule: Schedule, forms: Forms) -> tuple[Schedule, list[Item], PlacedItems]:
-    """A given schedule's items and their places. Raises InvalidSchedule when it does not suit."""
-    items = items_of(schedule, forms)
-    try:
-        return schedule, items, lay_out(items, forms.chip, schedule.lookahead, schedule.linger)
-    except NoRoom as problem:
-        raise InvalidSchedule(f"part {items[problem.item].group} finds no room in local memory") from problem
+    return tuple(found)
 
 
 def compile_network(
     network: Network,
     chip: str = "bm1684x",
     *,
+    optimize: int = 1,
     schedule: Schedule | None = None,
     name: str | None = None,
     kernel_module: KernelModule | None = None,
 ) -> Compiled:
-    """The bmodel of a TPU network: equal networks (and schedules, if one is given) give equal bytes.
+    """The bmodel of a TPU network: equal networks, levels and schedules give equal bytes.
 
+    A given `schedule` is followed; otherwise one is searched for, the longer the higher the level `optimize`, 0 to 3.
     Raises BadInput naming the tensor when an operation cannot be cut to fit the chip, InvalidSchedule when `schedule`
     does not suit the network.
     """
     target = chip_named(chip)
     placement = place(network, target)
-    forms = forms_of(placement, target)
-    schedule, items, placed = arrange(forms) if schedule is None else _follow(schedule, forms)
-    plan = global_memory.assign(global_memory.lifetimes(placement, items))
-    writer = Writer(items, placed, target, plan.offsets, placement.constants)
-    written = writer.write()
-    order = in_good_order(written, target).order
-    commands = [written[k] for k in order]
-    data = writer.coefficients.pack(PAGE)
+    arranger = Arranger(placement, target)
+    found = search(arranger, optimize) if schedule is None else _followed(arranger, schedule)
+    return _compiled(network, found, arranger, name or network.name, kernel_module)
+
+
+def _followed(arranger: Arranger, schedule: Schedule) -> Arrangement:
+    try:
+        return arranger.arrange(schedule)
+    except PartWithoutRoom as problem:
+        raise InvalidSchedule(str(problem)) from problem
+
+
+def _compiled(
+    network: Network, found: Arrangement, arranger: Arranger, name: str, kernel_module: KernelModule | None
+) -> Compiled:
+    target, plan = arranger.chip, found.memory
+    data = found.writer.coefficients.pack(PAGE)
     context = target.global_base + len(data)
     bases = {Space.COEFFICIENTS: target.global_base, Space.CONTEXT: context}
+    commands = found.commands
     streams = encode_groups(commands, bases, target)
-    inputs, outputs = _tensors(network, placement, plan, context)
+    inputs, outputs = _tensors(network, arranger.placement, plan, context)
     queues = tuple(CommandGroup(s.tiu, s.gdma, s.tiu_count, s.gdma_count) for s in streams)
     named = writer.coefficients.locations()
     coefficients = Coefficients(target.global_base, data, locations=named) if data else None
     stage = Stage(inputs, outputs, context, max(plan.size, PAGE), coefficients, queues)
     bmodel = Bmodel(
         chip=target.bmodel_name,
-        nets=(Net(name or network.name, (stage,)),),
+        nets=(Net(name, (stage,)),),
         neuron_size=max(plan.size, PAGE),
         kernel_module=kernel_module,
     )
-    memory = MemoryUse(len(data), plan.size, plan.lower_bound, placed.peak, placed.lower_bound)
-    blocks = tuple(writer.local_blocks(order))
-    groups = tuple(_layer_groups(schedule, forms))
-    return Compiled(bmodel, tuple(commands), memory, groups, tuple(writer.groups[k] for k in order), blocks, schedule)
+    local = found.placed
+    memory = MemoryUse(len(data), plan.size, plan.lower_bound, local.peak, local.lower_bound)
+    groups = _layer_groups(found.schedule, arranger.forms)
+    return Compiled(bmodel, commands, memory, groups, found.command_parts, found.blocks, found.schedule)

@@ -7,8 +7,8 @@ of its own, cut into tiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from tpu_deploy.codegen.measure import Measure, Weights
 from tpu_deploy.codegen.schedule import Moved, Part, Schedule, Sliced, Tiled
@@ -16,8 +16,17 @@ from tpu_deploy.codegen.tile_plan import TilePlan, plan_tiles
 from tpu_deploy.codegen.wholes import Forms
 from tpu_deploy.codegen.works import Compute
 
-ROOM = 0.92
-"""The share of local memory that the values of a group may take by the estimate: placing them exactly takes more."""
+
+@dataclass(frozen=True)
+class _Uncut:
+    """A work by itself of which it is not known yet how it is cut."""
+
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """The work after it."""
+        return self.start + 1
 
 
 @dataclass
@@ -28,58 +37,111 @@ class Planner:
     weights: Weights
     refused: set[tuple[int, int, int]] = field(default_factory=set)
     tile_room: dict[int, float] = field(default_factory=dict)
+    tiled: dict[int, TilePlan] = field(default_factory=dict)
+    costs: dict[Sliced, float] = field(default_factory=dict)
+    grown: dict[int, list[tuple[float, Sliced]]] = field(default_factory=dict)
 
     def schedule(self) -> Schedule:
-        """The cheapest division found by dynamic programming over the ends of groups."""
+        """The cheapest division found by dynamic programming over the ends of groups.
+
+        What a work by itself takes in tiles is looked into only where the cheapest division has one.
+        """
+        while True:
+            parts = self._divide()
+            rough = [p.start for p in parts if isinstance(p, _Uncut)]
+            if not rough:
+                return Schedule(tuple(p for p in parts if not isinstance(p, _Uncut)))
+            for start in rough:
+                self.tiled[start] = self._tile(start)
+
+    def _divide(self) -> list[Part | _Uncut]:
         count = len(self.forms.works)
-        best: list[tuple[float, Part | None]] = [(0.0, None), *[(float("inf"), None) for _ in range(count)]]
-        sizes = slice_sizes(self.forms.batch)
+        best: list[tuple[float, Part | _Uncut | None]] = [(0.0, None), *[(float("inf"), None) for _ in range(count)]]
         for start in range(count):
             if best[start][0] == float("inf"):
                 continue
-            for cost, part in self._from(start, sizes):
+            for cost, part in (*self._alone(start), *self._groups(start)):
                 total = best[start][0] + cost
                 if total < best[part.stop][0]:
                     best[part.stop] = (total, part)
-        found: list[Part] = []
+        found: list[Part | _Uncut] = []
         end = count
         while end:
             last = best[end][1]
             assert last is not None
             found.append(last)
             end = last.start
-        return Schedule(tuple(found[::-1]))
+        return found[::-1]
 
-    def _from(self, start: int, sizes: Sequence[int]) -> Iterator[tuple[float, Part]]:
-        """Parts that begin with a work, and what they cost."""
+    def _alone(self, start: int) -> Iterator[tuple[float, Part | _Uncut]]:
+        """A work by itself, and what it costs."""
         if not isinstance(self.forms.works[start], Compute):
             yield 0.0, Moved(start)
-            return
-        plan = self.tiles(start)
-        yield plan.cycles + self.weights.group, Tiled(start, plan.variant, plan.grid)
-        for images in sizes:
-            yield from self._grow(start, images)
+        elif start in self.tiled:
+            plan = self.tiled[start]
+            yield plan.cycles + self.weights.group, Tiled(start, plan.variant, plan.grid)
+        else:
+            least = [max(w.steps_cycles, w.moved_cycles) for w in self.forms.wholes(start, self.forms.batch).values()]
+            yield min(least, default=0) + self.weights.group, _Uncut(start)
 
-    def tiles(self, index: int) -> TilePlan:
+    def _tile(self, index: int) -> TilePlan:
         """How a work by itself is cut."""
-        room = self.tile_room.get(index, 1.0)
         work = self.forms.works[index]
         assert isinstance(work, Compute)
-        return plan_tiles(work, self.forms.chip, room)
+        return plan_tiles(work, self.forms.chip, self.tile_room.get(index, 1.0))
 
-    def _grow(self, start: int, images: int) -> Iterator[tuple[float, Part]]:
+    def group(self, start: int, stop: int, images: int) -> Sliced | None:
+        """Works [start, stop) as a group in slices, None where they do not fit."""
+        for _, part in self._groups(start):
+            if part.stop == stop and part.images == images:
+                return part
+        return None
+
+    def cost(self, part: Part) -> float:
+        """What a part costs."""
+        match part:
+            case Moved():
+                return 0.0
+            case Tiled():
+                plan = self.tiled.get(part.start)
+                return (plan.cycles if plan is not None else 0.0) + self.weights.group
+            case Sliced():
+                plain = replace(part, ahead=0, behind=0)
+                if plain not in self.costs:
+                    self.costs[plain] = self._measured(plain).cost(part.reloaded, self.weights)
+                return self.costs[plain]
+
+    def fits(self, part: Sliced) -> bool:
+        """Whether a group can run with its variants in the room there is."""
+        measure = self._measured(part)
+        return len(measure.forms) == part.stop - part.start and measure.fits
+
+    def _measured(self, part: Sliced) -> Measure:
+        measure = Measure(self.forms, part.start, part.images)
+        for index, variant in zip(range(part.start, part.stop), part.variants, strict=True):
+            if not measure.add(index, variant):
+                break
+        return measure
+
+    def _groups(self, start: int) -> list[tuple[float, Sliced]]:
+        """The groups that begin with a work, and what they cost."""
+        if start not in self.grown:
+            self.grown[start] = [g for images in slice_sizes(self.forms.batch) for g in self._grow(start, images)]
+        return [(cost, p) for cost, p in self.grown[start] if (p.start, p.stop, p.images) not in self.refused]
+
+    def _grow(self, start: int, images: int) -> Iterator[tuple[float, Sliced]]:
         """The groups from a work in slices of `images`, longer and longer while they fit."""
         measure = Measure(self.forms, start, images)
-        room = self.forms.chip.lane_bytes * ROOM
         works = self.forms.works
+        variants: tuple[int, ...] = ()
         for stop in range(start + 1, len(works) + 1):
-            if not isinstance(works[stop - 1], Compute) or (start, stop, images) in self.refused:
+            if not isinstance(works[stop - 1], Compute) or not measure.add(stop - 1) or not measure.fits:
                 return
-            if not measure.add(stop - 1) or measure.peak > room:
-                return
-            reloaded = measure.reloaded(room)
-            variants = tuple(form.number for form in measure.forms)
-            yield measure.cost(reloaded, self.weights), Sliced(start, stop, images, variants, reloaded)
+            reloaded = measure.reloaded()
+            variants = (*variants, measure.forms[-1].number)
+            part = Sliced(start, stop, images, variants, reloaded)
+            self.costs[part] = measure.cost(reloaded, self.weights)
+            yield self.costs[part], part
 
     def refuse(self, part: Part) -> None:
         """Makes a part that found no room impossible; a work by itself is cut finer."""
@@ -87,6 +149,7 @@ class Planner:
             self.refused.add((part.start, part.stop, part.images))
         else:
             self.tile_room[part.start] = self.tile_room.get(part.start, 1.0) * 0.7
+            self.tiled[part.start] = self._tile(part.start)
 
 
 def slice_sizes(batch: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tpu_deploy.codegen.views import Storage
@@ -23,6 +24,10 @@ class Weights:
     """For each operation of each slice: commands that are short and wait for each other."""
 
 
+ROOM = 0.92
+"""The share of local memory that the values of a group may take by the estimate: placing them exactly takes more."""
+
+
 class Measure:
     """A group that begins with a work and runs in slices of `images`."""
 
@@ -30,6 +35,7 @@ class Measure:
         self.all = forms
         self.start, self.images = start, images
         self.slices = forms.batch // images
+        self.room = forms.chip.lane_bytes * ROOM
         self.forms: list[Whole] = []
         self.made: dict[Place, int] = {}
         self.last: dict[Place, int] = {}
@@ -43,6 +49,8 @@ class Measure:
         """Buffers that works write: the one tensor in it whose first axis is the batch, None for anything else."""
         self.constants: list[int] = []
         """Bytes of the constants of each work."""
+        self.loads: list[list[tuple[int, int]]] = []
+        """Bytes and cycles of the operands that each work loads from global memory."""
         self.peak = 0
         self.computed = self.loaded = self.stored = self.constant_cycles = 0
         """Cycles of the TIU for a slice; of the DMA engine for the operands, results and constants of a slice."""
@@ -62,11 +70,17 @@ class Measure:
         self.computed += form.steps_cycles
         self.constant_cycles += form.constant_cycles
         self.loaded += form.fill_cycles
+        self.loads.append([])
         held = self._take_operands(form, offset)
         self.alive.append(form.size + held)
         self.peak = max(self.peak, self.alive[-1])
         self._note_result(form, offset)
         return True
+
+    @property
+    def fits(self) -> bool:
+        """Whether the works added so far find room by the estimate."""
+        return self.peak <= self.room
 
     def _take_operands(self, form: Whole, offset: int) -> int:
         """Notes what a form takes from local memory and what it loads; bytes of residents beside its own buffers."""
@@ -75,6 +89,7 @@ class Measure:
         for buffer, (place, load) in form.operands.items():
             if place is None or place not in self.made:
                 self.loaded += form.load_cycles[buffer]
+                self.loads[-1].append((form.sizes[buffer], form.load_cycles[buffer]))
                 continue
             self._keep(place, offset)
             whole = load.box.dims[1:] == place[2][1:]
@@ -142,23 +157,53 @@ class Measure:
         """Whether a result must go to global memory: it is an output, or somebody reads it there."""
         return self._leaves(offset) or self.readers[offset] > self.taken[offset]
 
-    def reloaded(self, room: float) -> tuple[int, ...]:
+    def reloaded(self) -> tuple[int, ...]:
         """The works whose constants have to be loaded for each slice so that the others can stay: the largest."""
-        if self.slices == 1:
+        kept = sum(self.constants)
+        if self.slices == 1 or self.peak + kept <= self.room:
             return ()
-        kept, found = sum(self.constants), []
+        beside = [alive - own for alive, own in zip(self.alive, self.constants, strict=True)]
+        found: list[int] = []
         for offset in sorted(range(len(self.constants)), key=lambda k: (-self.constants[k], k)):
-            if self.peak + kept <= room:
+            if max(beside) + kept <= self.room:
                 break
             kept -= self.constants[offset]
+            beside[offset] += self.constants[offset]
             found.append(offset)
         return tuple(sorted(found))
+
+    def _stalls(self, reloaded: Collection[int]) -> int:
+        """Cycles of a slice in which the TIU waits because there is no room to bring sooner what it needs.
+
+        Slices follow each other, so that loads of the first works run while the last ones compute.
+        """
+        count = len(self.forms)
+        again = set(reloaded)
+        kept = sum(c for k, c in enumerate(self.constants) if k not in again)
+        room = [
+            self.room - kept - alive + (0 if k in again else own)
+            for k, (alive, own) in enumerate(zip(self.alive, self.constants, strict=True))
+        ]
+        stalls = 0
+        for k, loads in enumerate(self.loads):
+            form = self.forms[k]
+            for size, cycles in (*loads, *([(self.constants[k], form.constant_cycles)] if k in again else [])):
+                left = cycles
+                for j in range(k - 1, k - count, -1):
+                    if left <= 0 or room[j] < size:
+                        break
+                    left -= self.forms[j].steps_cycles
+                stalls += max(left, 0)
+        return stalls
 
     def cost(self, reloaded: tuple[int, ...], weights: Weights) -> float:
         """Cycles of all slices, weighed."""
         again = sum(self.forms[k].constant_cycles for k in reloaded)
         moved = self.slices * (self.loaded + self.stored) + self.constant_cycles + again * (self.slices - 1)
-        first = sum(c for b, c in self.forms[0].load_cycles.items())
-        exposed = first + self.forms[-1].store_cycles * self.is_stored(len(self.forms) - 1)
-        busy = max(self.slices * self.computed, moved) + weights.moved * moved
-        return busy + weights.exposed * exposed + weights.group + weights.slice * self.slices * len(self.forms)
+        computed = self.slices * self.computed
+        if self.slices > 1:
+            computed += self.slices * self._stalls(reloaded)
+        exposed = sum(self.forms[0].load_cycles.values())
+        exposed += self.forms[-1].store_cycles * self.is_stored(len(self.forms) - 1)
+        short = weights.slice * self.slices * len(self.forms)
+        return max(computed, moved) + weights.moved * moved + weights.exposed * exposed + weights.group + short

@@ -18,10 +18,14 @@ from tpu_deploy.codegen.timing import planned_cost
 
 @dataclass(frozen=True)
 class Ordered:
-    """A legal order, as indices into the commands it was made from, and the cycle at which the last one ends."""
+    """A legal order, as indices into the commands it was made from, and the cycle at which the last one ends.
+
+    `busiest` are the cycles that the engine with more to do is busy: no order of these commands takes less.
+    """
 
     order: tuple[int, ...]
     cycles: int
+    busiest: int
 
 
 def in_good_order(commands: Sequence[PlannedCommand], chip: Chip) -> Ordered:
@@ -33,7 +37,7 @@ def in_good_order(commands: Sequence[PlannedCommand], chip: Chip) -> Ordered:
     follows = precedence(commands, chip)
     clock = _Clock(follows, computing, moving, _deadlines(follows, computing, moving))
     queue = clock.run()
-    return Ordered(tuple(_merged(tiu, dma, queue, follows)), clock.end)
+    return Ordered(tuple(_merged(tiu, dma, queue, follows)), clock.end, max(sum(computing), sum(moving)))
 
 
 def _deadlines(follows: Precedence, computing: Sequence[int], moving: Sequence[int]) -> list[int]:

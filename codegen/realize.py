@@ -9,42 +9,54 @@ from dataclasses import replace
 from tpu_deploy.codegen.items import Item, Resident
 from tpu_deploy.codegen.measure import Measure
 from tpu_deploy.codegen.program import LoadConstant, StoreResult
-from tpu_deploy.codegen.schedule import InvalidSchedule, Moved, Schedule, Sliced, Tiled
+from tpu_deploy.codegen.schedule import InvalidSchedule, Moved, Part, Schedule, Sliced, Tiled
 from tpu_deploy.codegen.tile_plan import single_loads, tiles_of
 from tpu_deploy.codegen.vectors import through_rows
-from tpu_deploy.codegen.views import Box
 from tpu_deploy.codegen.wholes import Forms, Place, Whole
 from tpu_deploy.codegen.works import Compute
 
 
-def items_of(schedule: Schedule, forms: Forms) -> list[Item]:
-    """The items of all parts, in order. Raises InvalidSchedule when a part does not suit its works."""
-    found: list[Item] = []
-    stop = 0
-    for number, part in enumerate(schedule.parts):
-        if part.start != stop or not stop < part.stop <= len(forms.works):
-            raise InvalidSchedule(f"part {number} begins with work {part.start} after {stop} of {len(forms.works)}")
-        stop = part.stop
-        match part:
-            case Moved():
-                found.append(_moved(part, forms, number))
-            case Tiled():
-                found += _tiles(part, forms, number)
-            case Sliced():
-                found += _slices(part, forms, number)
-    if stop != len(forms.works):
-        raise InvalidSchedule(f"its parts end with work {stop} of {len(forms.works)}")
-    return found
+class Parts:
+    """The items of the parts of schedules of one network, made once each."""
+
+    def __init__(self, forms: Forms) -> None:
+        self.forms = forms
+        self._known: dict[Part, list[Item]] = {}
+
+    def items(self, schedule: Schedule) -> list[Item]:
+        """The items of all parts, in order. Raises InvalidSchedule when a part does not suit its works."""
+        found: list[Item] = []
+        stop, count = 0, len(self.forms.works)
+        for part in schedule.parts:
+            if part.start != stop or not stop < part.stop <= count:
+                raise InvalidSchedule(f"a part begins with work {part.start} after {stop} of {count}")
+            stop = part.stop
+            if part not in self._known:
+                self._known[part] = _items_of(part, self.forms)
+            found += self._known[part]
+        if stop != count:
+            raise InvalidSchedule(f"its parts end with work {stop} of {count}")
+        return found
 
 
-def _moved(part: Moved, forms: Forms, number: int) -> Item:
+def _items_of(part: Part, forms: Forms) -> list[Item]:
+    match part:
+        case Moved():
+            return [_moved(part, forms)]
+        case Tiled():
+            return list(_tiles(part, forms))
+        case Sliced():
+            return _slices(part, forms)
+
+
+def _moved(part: Moved, forms: Forms) -> Item:
     work = forms.works[part.start]
     if isinstance(work, Compute):
         raise InvalidSchedule(f"work {part.start} is computed, not moved")
-    return Item(work, group=number)
+    return Item(work, group=part.start)
 
 
-def _tiles(part: Tiled, forms: Forms, number: int) -> Iterator[Item]:
+def _tiles(part: Tiled, forms: Forms) -> Iterator[Item]:
     work = forms.works[part.start]
     if not isinstance(work, Compute) or part.variant >= len(work.variants):
         raise InvalidSchedule(f"work {part.start} has no variant {part.variant}")
@@ -56,35 +68,36 @@ def _tiles(part: Tiled, forms: Forms, number: int) -> Iterator[Item]:
     chosen = tiles_of(work, variant, part.grid, forms.chip)
     for program in chosen.programs:
         stored = frozenset(a.buffer for a in program.actions if isinstance(a, StoreResult))
-        yield Item(work, program, stored=stored, held=chosen.held, group=number)
+        yield Item(work, program, stored=stored, held=chosen.held, group=part.start)
 
 
 def _may_cut(tile: int, size: int, multiple: int) -> bool:
     return tile == size or (0 < tile < size and multiple > 0 and tile % multiple == 0)
 
 
-def _slices(part: Sliced, forms: Forms, number: int) -> list[Item]:
+def _slices(part: Sliced, forms: Forms) -> list[Item]:
     batch = forms.batch
-    if part.images < 1 or batch % part.images or len(part.variants) != part.stop - part.start:
-        raise InvalidSchedule(f"part {number} has slices of {part.images} of {batch} images")
+    count = part.stop - part.start
+    if part.images < 1 or batch % part.images or len(part.variants) != count or max(part.ahead, part.behind) > count:
+        raise InvalidSchedule(f"the part of work {part.start} has slices of {part.images} of {batch} images")
     measure = Measure(forms, part.start, part.images)
     for index, variant in zip(range(part.start, part.stop), part.variants, strict=True):
         if not isinstance(forms.works[index], Compute) or not measure.add(index, variant):
             raise InvalidSchedule(f"work {index} cannot run in slices of {part.images} of {batch} images")
     stored = [measure.is_stored(k) for k in range(len(measure.forms))]
-    slices = [_slice(measure, k, stored, part, number) for k in range(batch // part.images)]
-    ahead = part.ahead if part.ahead < len(measure.forms) else 0
+    slices = [_slice(measure, k, stored, part) for k in range(batch // part.images)]
+    ahead, behind = part.ahead, max(part.ahead, part.behind)
     items = slices[0][:ahead]
     for own, following in zip(slices, [*slices[1:], []], strict=True):
-        items += [*following[:ahead], *own[ahead:]]
+        items += [*own[ahead:behind], *following[:ahead], *own[behind:]]
     return items
 
 
-def _slice(measure: Measure, index: int, stored: Sequence[bool], part: Sliced, number: int) -> list[Item]:
+def _slice(measure: Measure, index: int, stored: Sequence[bool], part: Sliced) -> list[Item]:
     """The items of one slice."""
     made: dict[Place, Resident] = {}
     own = [
-        _slice_item(form, index, must_store, made, number, measure.all)
+        _slice_item(form, index, must_store, made, measure)
         for form, must_store in zip(measure.forms, stored, strict=True)
     ]
     shared = _loaded_twice(own)
@@ -94,23 +107,19 @@ def _slice(measure: Measure, index: int, stored: Sequence[bool], part: Sliced, n
     ]
 
 
-def _slice_item(
-    form: Whole, index: int, must_store: bool, made: dict[Place, Resident], number: int, forms: Forms
-) -> Item:
-    n, c, h, w = form.variant.tiling.dims
-    first, last = (index * form.images, (index + 1) * form.images) if n == forms.batch else (0, n)
-    program = form.variant.tile(Box((first, 0, 0, 0), (last, c, h, w)))
+def _slice_item(form: Whole, index: int, must_store: bool, made: dict[Place, Resident], measure: Measure) -> Item:
+    program = form.part(index)
     inputs = {b: made[p] for b, (p, _) in form.operands.items() if p is not None and p in made}
     place, buffer = form.result
     stores = [a for a in program.actions if isinstance(a, StoreResult)]
     results = {}
     if place is not None:
-        made[place] = Resident(f"{number}.{index}:{place}", stores[0].box, stores[0].box.dims)
+        made[place] = Resident(f"{measure.start}.{index}:{place}", stores[0].box, stores[0].box.dims)
         results[buffer] = made[place]
     leaving = {a.buffer for a in stores} if must_store else set()
-    program = through_rows(program, form.work, inputs, leaving, forms.chip)
+    program = through_rows(program, form.work, inputs, leaving, measure.all.chip)
     stored = frozenset(a.buffer for a in program.actions if isinstance(a, StoreResult)) if must_store else frozenset()
-    return Item(form.work, program, inputs, results, stored, frozenset(), number)
+    return Item(form.work, program, inputs, results, stored, frozenset(), measure.start)
 
 
 def _constant_keys(items: Sequence[Item]) -> frozenset[str]:

@@ -48,8 +48,8 @@ class Sliced:
     """Computations [start, stop) that run in slices of `images` of the batch and meet in local memory.
 
     `variants` are the numbers of the variants taken. The constants of the works in `reloaded` (counted from `start`)
-    are loaded again for each slice, all others once. The first `ahead` works of a slice run before the rest of the
-    slice before.
+    are loaded again for each slice, all others once. The first `ahead` works of a slice run in the slice before, behind
+    its first `behind` works.
     """
 
     start: int
@@ -58,6 +58,7 @@ class Sliced:
     variants: tuple[int, ...]
     reloaded: tuple[int, ...] = ()
     ahead: int = 0
+    behind: int = 0
 
 
 Part = Moved | Tiled | Sliced
@@ -114,6 +115,7 @@ def _part(row: Mapping[str, Any]) -> Part:
             return Tiled(start, _count(row["variant"]), Grid(tile, order))
         case "Sliced":
             variants, reloaded = _counts(row["variants"]), _counts(row["reloaded"])
-            return Sliced(start, _count(row["stop"]), _count(row["images"]), variants, reloaded, _count(row["ahead"]))
+            counts = (_count(row[name]) for name in ("ahead", "behind"))
+            return Sliced(start, _count(row["stop"]), _count(row["images"]), variants, reloaded, *counts)
         case kind:
             raise ValueError(f"unknown kind {kind!r}")

@@ -268,8 +268,8 @@ class Writer:
                 uses.setdefault(id(block), (block, []))[1].append(place)
         found = []
         for block, places in uses.values():
-            index, _, buffer = block.name.partition(":")
-            origin = self.items[int(index)].compute.view.result.name
+            number, _, buffer = block.name.partition(":")
+            origin = self.items[int(number)].compute.view.result.name
             found.append(LocalBlock(origin, buffer, block.offset, block.bytes, places[0], places[-1]))
         return sorted(found, key=lambda b: (b.first, b.offset))
 

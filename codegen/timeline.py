@@ -7,11 +7,16 @@ is moved to the earliest slot from which its bytes are free, which may be many i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.layout import round_up
+
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -36,90 +41,102 @@ class Block:
 
 
 class Timeline:
-    """Blocks placed so far, found by slot."""
+    """Blocks placed so far, as columns of numbers: a block keeps its row."""
 
-    def __init__(self, slots: int, chip: Chip) -> None:
+    def __init__(self, blocks: int, slots: int, chip: Chip) -> None:
         self.chip = chip
-        self.alive: list[list[Block]] = [[] for _ in range(slots)]
+        self.slots = slots
+        self.blocks: list[Block] = []
+        self.row: dict[int, int] = {}
+        self.first, self.last, self.low, self.high = (np.zeros(blocks, np.int64) for _ in "1234")
 
-    def _overlapping(self, first: int, last: int) -> Iterable[Block]:
-        seen: dict[int, Block] = {id(b): b for slot in self.alive[first : last + 1] for b in slot}
-        return seen.values()
+    def _others(self, block: Block, first: int) -> tuple[Numbers, Numbers, Numbers]:
+        """What lies in the slots from `first` to a block's last one: address ranges, and their last slots.
 
-    def _ranges(self, block: Block, others: Iterable[Block]) -> list[tuple[int, int, Block]]:
-        """Address ranges that others take from a block, widened to banks for those it is kept apart from."""
-        bank = self.chip.bank_bytes
-        found = []
-        for other in others:
-            low, high = other.offset, other.end
-            if any(other is a for a in block.apart):
-                low, high = low // bank * bank, round_up(high, bank)
-            found.append((low, high, other))
-        return found
+        Ranges of blocks it is kept apart from are widened to banks.
+        """
+        count = len(self.blocks)
+        own = self.row.get(id(block))
+        meeting = (self.first[:count] <= block.last) & (self.last[:count] >= first)
+        if own is not None:
+            meeting[own] = False
+        low, high, last = self.low[:count][meeting], self.high[:count][meeting], self.last[:count][meeting]
+        apart = [self.row[id(b)] for b in block.apart if id(b) in self.row]
+        if apart:
+            bank = self.chip.bank_bytes
+            places = np.cumsum(meeting) - 1
+            for row in apart:
+                if meeting[row]:
+                    k = places[row]
+                    low[k], high[k] = low[k] // bank * bank, round_up(int(high[k]), bank)
+        return low, high, last
 
-    def _candidates(self, block: Block, ranges: Sequence[tuple[int, int, Block]]) -> list[int]:
-        """Offsets worth trying: where ranges end, and the banks after those the block had better stay away from."""
+    def _candidates(self, block: Block, high: Numbers) -> Numbers:
+        """Offsets worth trying, the best first: where ranges end, and the banks after those to stay away from."""
         bank, align = self.chip.bank_bytes, self.chip.vector_bytes
-        starts = {0, *(round_up(high, align) for _, high, _ in ranges)}
-        shunned = {a.offset // bank for a in block.away if a.offset >= 0}
-        if shunned:
-            starts |= {round_up(s + 1, bank) for s in starts if s // bank in shunned}
-        limit = self.chip.lane_bytes - block.bytes
-        return sorted((s for s in starts if s <= limit), key=lambda s: (s // bank in shunned, s))
+        starts = np.append(-(-high // align) * align, 0)
+        shunned = np.array(sorted({a.offset // bank for a in block.away if a.offset >= 0}), np.int64)
+        if len(shunned):
+            inside = starts[np.isin(starts // bank, shunned)]
+            starts = np.concatenate([starts, (inside // bank + 1) * bank])
+        starts = np.unique(starts)
+        starts = starts[starts <= self.chip.lane_bytes - block.bytes]
+        if len(shunned):
+            clash = np.isin(starts // bank, shunned)
+            starts = np.concatenate([starts[~clash], starts[clash]])
+        return starts
 
     def place(self, block: Block) -> bool:
         """Puts a block at the first free offset for all its slots; False when there is none."""
-        ranges = self._ranges(block, self._overlapping(block.first, block.last))
-        for start in self._candidates(block, ranges):
-            end = start + block.bytes
-            if all(end <= low or start >= high for low, high, _ in ranges):
-                block.offset = start
-                self._insert(block)
-                return True
-        return False
+        low, high, _ = self._others(block, block.first)
+        starts = self._candidates(block, high)
+        taken = ((starts[:, None] < high) & (starts[:, None] + block.bytes > low)).any(axis=1)
+        free = starts[~taken]
+        if not len(free):
+            return False
+        block.offset = int(free[0])
+        row = len(self.blocks)
+        self.blocks.append(block)
+        self.row[id(block)] = row
+        self.first[row], self.last[row], self.low[row], self.high[row] = (
+            block.first,
+            block.last,
+            block.offset,
+            block.end,
+        )
+        return True
 
     def advance(self, block: Block, earliest: int) -> None:
         """Moves a placed load to the offset from which it can begin soonest, not before slot `earliest`."""
-        self._remove(block)
         needed, floor = block.first, max(earliest, 0)
-        ranges = self._ranges(block, self._overlapping(floor, block.last))
-        best = (needed, block.offset)
-        for start in self._candidates(block, ranges):
-            end, first = start + block.bytes, floor
-            for low, high, other in ranges:
-                if end <= low or start >= high:
-                    continue
-                if other.last >= needed:
-                    first = needed + 1
-                    break
-                first = max(first, other.last + 1)
-            if first < best[0]:
-                best = (first, start)
-                if first == floor:
-                    break
-        block.first, block.offset = best
-        self._insert(block)
-
-    def _insert(self, block: Block) -> None:
-        for slot in self.alive[block.first : block.last + 1]:
-            slot.append(block)
-
-    def _remove(self, block: Block) -> None:
-        for slot in self.alive[block.first : block.last + 1]:
-            slot[:] = [b for b in slot if b is not block]
+        low, high, last = self._others(block, floor)
+        starts = self._candidates(block, high)
+        if not len(starts):
+            return
+        meeting = (starts[:, None] < high) & (starts[:, None] + block.bytes > low)
+        first = np.where(meeting, last + 1, floor).max(axis=1, initial=floor)
+        at = int(first.argmin())
+        if first[at] < needed:
+            block.first, block.offset = int(first[at]), int(starts[at])
+            row = self.row[id(block)]
+            self.first[row], self.low[row], self.high[row] = block.first, block.offset, block.end
 
     def peak(self) -> int:
         """The highest address in use at any time."""
-        return max((b.end for slot in self.alive for b in slot), default=0)
+        return max((b.end for b in self.blocks), default=0)
 
     def lower_bound(self) -> int:
         """The largest number of bytes alive in one slot: no placement of these lifetimes takes less."""
-        return max((sum(b.bytes for b in slot) for slot in self.alive), default=0)
+        change = np.zeros(self.slots + 1, np.int64)
+        for block in self.blocks:
+            change[block.first] += block.bytes
+            change[block.last + 1] -= block.bytes
+        return int(change.cumsum().max())
 
 
 def pack(blocks: Sequence[Block], slots: int, chip: Chip) -> tuple[Timeline, Block | None]:
     """A timeline with all blocks placed, large and long ones first, or the first block that found no room."""
-    timeline = Timeline(slots, chip)
+    timeline = Timeline(len(blocks), slots, chip)
     for block in blocks:
         block.bytes = round_up(max(block.bytes, 1), chip.vector_bytes)
     for block in sorted(blocks, key=lambda b: (-(b.last - b.first > 0), -b.bytes, b.first)):

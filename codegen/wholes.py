@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -40,19 +41,27 @@ def place_of(storage: Storage, shape: tuple[int, ...], axes: object) -> Place | 
 
 @dataclass(frozen=True)
 class Whole:
-    """A computation uncut but for the batch: the variant of that number, in slices of `images`."""
+    """A computation uncut but for the batch: the variant of that number, in slices of `images`.
+
+    Results that do not have the batch as their images are not cut at all: `taken` is how many a slice has.
+    """
 
     work: Compute
     number: int
     variant: Variant
     images: int
+    taken: int
     chip: Chip
 
     @cached_property
     def program(self) -> TileProgram:
         """The program of the first slice."""
-        n, c, h, w = self.variant.tiling.dims
-        return self.variant.tile(Box((0, 0, 0, 0), (min(self.images, n), c, h, w)))
+        return self.part(0)
+
+    def part(self, index: int) -> TileProgram:
+        """The program of a slice."""
+        first = index * self.images if self.taken == self.images else 0
+        return self.variant.tile(Box((first, 0, 0, 0), (first + self.taken, *self.variant.tiling.dims[1:])))
 
     @cached_property
     def fits_fields(self) -> bool:
@@ -80,12 +89,6 @@ class Whole:
         stores = [a for a in self.program.actions if isinstance(a, StoreResult)]
         single = len(stores) == 1
         return (place_of(self.work.result, stores[0].shape, stores[0].axes) if single else None), stores[0].buffer
-
-    @property
-    def program_dims(self) -> Dims:
-        """Sizes of one slice's result."""
-        n, c, h, w = self.variant.tiling.dims
-        return min(self.images, n), c, h, w
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -132,6 +135,11 @@ class Whole:
         actions = self.program.actions
         return sum(costs.transfer_cycles(a, self.work, self.chip) for a in actions if isinstance(a, StoreResult))
 
+    @cached_property
+    def moved_cycles(self) -> int:
+        """Cycles of the DMA engine for one slice whose operands come from global memory and whose result goes there."""
+        return sum(self.load_cycles.values()) + self.constant_cycles + self.fill_cycles + self.store_cycles
+
 
 def grown(variant: Variant, chip: Chip) -> Variant:
     """The variant with buffers grown to what loading their constants writes."""
@@ -157,10 +165,13 @@ class Forms:
 
     @cached_property
     def batch(self) -> int:
-        """The largest number of images of any result."""
-        return max(
-            (usual_variants(w.variants)[-1].tiling.dims[0] for w in self.works if isinstance(w, Compute)), default=1
-        )
+        """The number of images that most of what is computed has, by bytes."""
+        found: Counter[int] = Counter()
+        for work in self.works:
+            if isinstance(work, Compute):
+                images = usual_variants(work.variants)[-1].tiling.dims[0]
+                found[images] += work.result.elements * work.result.dtype.itemsize
+        return max(found, key=lambda images: (found[images], images), default=1)
 
     def wholes(self, index: int, images: int) -> dict[int, Whole]:
         """The forms of a work that can run in slices of `images` by their numbers; what suits residents comes last."""
@@ -171,10 +182,14 @@ class Forms:
             self._wholes[key] = {
                 number: whole
                 for number, variant in enumerate(work.variants)
-                if self._can_be_sliced(variant, images)
-                and (whole := Whole(work, number, grown(variant, self.chip), images, self.chip)).fits_fields
+                if self._can_be_sliced(variant, images) and (whole := self._whole(work, number, images)).fits_fields
             }
         return self._wholes[key]
+
+    def _whole(self, work: Compute, number: int, images: int) -> Whole:
+        variant = work.variants[number]
+        n = variant.tiling.dims[0]
+        return Whole(work, number, grown(variant, self.chip), images, images if n == self.batch else n, self.chip)
 
     def _can_be_sliced(self, variant: Variant, images: int) -> bool:
         tiling = variant.tiling

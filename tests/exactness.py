@@ -72,7 +72,7 @@ def differing(expected: Feeds, found: Feeds) -> list[str]:
 
 def assert_exact(network: Network, *inputs: Feeds) -> Compiled:
     """The simulator accepts the commands and gives the reference's bits for every input; noise if none is given."""
-    compiled = compile_network(network)
+    compiled = compile_network(network, optimize=0)
     simulator, reference = Simulator(compiled.bmodel, uninitialized="fail"), Reference(network, 1)
     for feeds in inputs or (noise(network),):
         assert differing(reference.run(feeds), simulator.run(feeds)) == []
@@ -82,7 +82,7 @@ def assert_exact(network: Network, *inputs: Feeds) -> Compiled:
 def assert_exact_on_chip_model(network: Network, folder: Path, *inputs: Feeds) -> None:
     """The vendor's chip model gives the reference's bits for every input; noise if none is given."""
     path = folder / f"{network.name}.bmodel"
-    write_bmodel(compile_network(network).bmodel, path)
+    write_bmodel(compile_network(network, optimize=0).bmodel, path)
     reference = Reference(network, 1)
     with ChipModel(path) as chip_model:
         for feeds in inputs or (noise(network),):

@@ -22,7 +22,7 @@ LANE = 0x40000
 
 def queues(network: Network) -> tuple[Queue, Queue, GlobalRanges]:
     """Both decoded queues of the only command group, and the memory the stage owns."""
-    (net,) = compile_network(network).bmodel.nets
+    (net,) = compile_network(network, optimize=0).bmodel.nets
     (stage,) = net.stages
     ((_, group),) = stage.command_groups()
     tiu, gdma = decode_group(group, "test")

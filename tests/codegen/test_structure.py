@@ -418,7 +418,8 @@ from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen import compile as compile_module
 from tpu_deploy.codegen.bmodel import decode_group, serialize
 from tpu_deploy.codegen.compile import compile_network
-print([hashlib.sha256(serialize(compile_network(n).bmodel)).hexdigest() for n in (bouquet(2), chain(4), chain(7))])
+for level, network in enumerate((bouquet(2), chain(4))):
+    print(hashlib.sha256(serialize(compile_network(network, optimize=level).bmodel)).hexdigest())
 """
     folder = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", program, folder]
