@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tpu_deploy.reports.findings import GAIN
@@ -34,7 +34,7 @@ class Cause:
     sentence: str
 
 
-def worst_layers(layers: Sequence[Layer], output_shares: Mapping[str, float], count: int = WORST) -> list[Layer]:
+def worst_layers(layers: Sequence[Layer], count: int = WORST) -> list[Layer]:
     """The layers to blame most, worst first: NaN, then by their share of the outputs' error or, without it, by what
     is born in them.
     """
@@ -44,7 +44,7 @@ def worst_layers(layers: Sequence[Layer], output_shares: Mapping[str, float], co
         born = layer.explanation.origin.born
         if math.isnan(born):
             return math.inf, math.inf
-        return max(output_shares.get(layer.name, 0.0), 0.0), born
+        return max(layer.explanation.output_share or 0.0, 0.0), born
 
     explained = [layer for layer in layers if layer.explanation is not None]
     bad = [layer for layer in explained if not (layer.explanation and layer.explanation.origin.born < SMALLEST)]

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 from tpu_deploy.reports import page, profile_page
 from tpu_deploy.reports.layers import Layer, table
+from tpu_deploy.reports.plain_data import plain
 from tpu_deploy.reports.profile import Profile
 
 SCHEMA = 2
 """Version of the record's layout: raised when a key changes its meaning or goes."""
-
-
-def plain(value: Any) -> Any:
-    """`value` with numbers JSON lacks spelt "nan", "inf" and "-inf", and tuples as lists."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return value
 
 
 def write(folder: Path, record: Mapping[str, Any], layers: Sequence[Layer], profile: Profile) -> list[Path]:
@@ -40,3 +30,24 @@ def write(folder: Path, record: Mapping[str, Any], layers: Sequence[Layer], prof
         with replacing(folder / name) as stream:
             stream.write(content.encode())
     return [folder / name for name in contents]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record in a report.json, or in a folder that holds one. Raises BadInput, naming the file, for anything else.
+
+    Numbers that JSON lacks stay spelt out (`plain_data.number` reads them).
+    """
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{file}: cannot be read ({error.strerror or error}); give what --report wrote") from error
+    except ValueError as error:
+        raise BadInput(f"{file}: is no JSON ({error}); give the report.json that --report wrote") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if not isinstance(schema, int) or not isinstance(found.get("layers"), list):
+        raise BadInput(f"{file}: is no report; give the report.json that --report wrote")
+    if schema != SCHEMA:
+        age = "a newer" if schema > SCHEMA else "an older"
+        raise BadInput(f"{file}: was written by {age} version (schema {schema}, not {SCHEMA}); write the report anew")
+    return dict(found)

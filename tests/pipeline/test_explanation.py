@@ -120,7 +120,7 @@ def dead(channel: int) -> Callable[[Any], Any]:
 
 def worst(planned: Planned, tpu: Network) -> tuple[str, str, str]:
     """Name, kind of cause and sentence of the worst layer."""
-    (layer,) = worst_layers(planned.explained(tpu), {}, 1)
+    (layer,) = worst_layers(planned.explained(tpu), 1)
     cause = cause_of(layer)
     return layer.name, cause.kind, cause.sentence
 

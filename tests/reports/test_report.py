@@ -9,14 +9,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from small_model import feeds, saved, small_model
 
 import tpu_deploy
+from tpu_deploy.errors import BadInput
 from tpu_deploy.reports import page, text
 from tpu_deploy.reports.findings import findings
 from tpu_deploy.reports.layers import Layer, first_below
-from tpu_deploy.reports.record import plain
+from tpu_deploy.reports.plain_data import number, plain
+from tpu_deploy.reports.record import read
 from tpu_deploy.reports.similarity import Similarity
 
 
@@ -42,8 +45,9 @@ def test_a_report_is_three_files(report: Path) -> None:
 
 def test_the_record_has_a_version_and_all_parts(record: dict[str, Any]) -> None:
     assert record["schema"] == 2
-    parts = {"tool", "model", "chip", "precision", "bmodel", "inputs", "outputs", "calibration", "gate"}
-    assert parts | {"verification", "findings", "layers", "memory", "timing", "profile", "schema"} == set(record)
+    parts = {"schema", "tool", "model", "chip", "precision", "options", "bmodel", "inputs", "outputs", "calibration"}
+    parts |= {"gate", "verification", "layers", "thresholds", "metric", "commands", "memory", "timing", "findings"}
+    assert parts | {"advice", "trials", "search", "distributions", "weights", "profile"} == set(record)
     assert [check["verdict"] for check in record["verification"]["checks"]] == ["ok"] * 5 + ["absent"]
 
 
@@ -61,6 +65,42 @@ def test_layers_stand_in_the_order_of_the_network_in_all_files(report: Path, rec
     rows = list(csv.DictReader(io.StringIO((report / "layers.csv").read_text())))
     assert [row["name"] for row in rows] == names
     assert [float(row["cosine"]) for row in rows] == [layer["cosine"] for layer in record["layers"]]
+
+
+def test_pandas_reads_the_layers_back_as_they_were_written(report: Path, record: dict[str, Any]) -> None:
+    read = pandas.read_csv(report / "layers.csv")
+    kinds = {column: read[column].dtype.kind for column in read}
+    for column, value in record["layers"][1].items():
+        wanted = {bool: "b", int: "i", float: "f", str: "O"}[type(value)]
+        assert kinds[column] == wanted or (wanted, value) in (("O", "inf"), ("O", "-inf")), column
+    assert list(read["shape"]) == [row["shape"] for row in record["layers"]]
+    assert read["sqnr_db"].tolist() == [number(row["sqnr_db"]) for row in record["layers"]]
+
+
+def test_what_the_page_draws_from_is_in_the_record(record: dict[str, Any]) -> None:
+    found = record["distributions"]["relu1"]
+    assert len(found["counts"]) == 64 and sum(found["counts"]) > 0 and found["low"] <= 0 < found["high"]
+    assert found["represented"][0] == 0 and 0 <= found["clipped"] < 0.05
+    assert set(record["weights"]) == {"relu1", "conv2", "scores"}
+    weights = record["weights"]["conv2"]
+    assert weights["channels"] == len(weights["minimum"]) == len(weights["step"]) == 8
+    assert all(low < 0 < high for low, high in zip(weights["minimum"], weights["maximum"], strict=True))
+    assert record["thresholds"]["relu1"]["dtype"] == "uint8" and record["thresholds"]["relu1"]["threshold"] > 0
+    assert record["commands"]["TIU"]["total"] > 0
+
+
+def test_a_record_is_read_back_and_anything_else_refused(report: Path, record: dict[str, Any], tmp_path: Path) -> None:
+    assert read(report) == read(report / "report.json") == record
+    for content, told in (
+        ("{", "is no JSON"),
+        ("[]", "is no report"),
+        ('{"schema": 3, "layers": []}', "newer version"),
+    ):
+        (tmp_path / "report.json").write_text(content)
+        with pytest.raises(BadInput, match=told):
+            read(tmp_path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        read(tmp_path / "absent")
 
 
 def test_cycles_by_tensor_add_up_to_those_of_the_engines(record: dict[str, Any]) -> None:
@@ -94,15 +134,15 @@ def test_the_page_is_whole_and_needs_nothing_else(report: Path) -> None:
     content = (report / "index.html").read_text()
     tags = Tags()
     tags.feed(content)
-    assert tags.open == [] and tags.references == []
+    assert tags.open == []
+    assert all(each.startswith("#") and f'id="{each[1:]}"' in content for each in tags.references)
     assert not re.search(r"https?://|@import|url\(", content)
 
 
 def test_the_page_shows_every_layer_and_check(report: Path, record: dict[str, Any]) -> None:
     content = (report / "index.html").read_text()
     for layer in record["layers"]:
-        assert f'<td class="name">{layer["name"]}</td>' in content
-    assert content.count("<rect ") == len(record["layers"])
+        assert f'<td class="name" title="{layer["name"]}">{layer["name"]}</td>' in content
     for check in record["verification"]["checks"]:
         assert check["stage"] in content and check["verdict"] in content
 
@@ -115,7 +155,7 @@ def test_names_of_tensors_cannot_break_the_page(record: dict[str, Any]) -> None:
 
 
 def test_a_page_can_be_drawn_without_verification_and_with_numbers_json_lacks(record: dict[str, Any]) -> None:
-    bare = json.loads(json.dumps(record)) | {"verification": None, "layers": [], "findings": []}
+    bare = json.loads(json.dumps(record)) | {"verification": None, "layers": [], "findings": [], "advice": []}
     assert "not verified" in page.render(bare)
     strange = json.loads(json.dumps(record))
     strange["layers"][1] |= {"cosine": "nan", "sqnr_db": "nan", "max_error": "inf"}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpu_deploy.reports import profile_record, profile_text
+from tpu_deploy.reports import profile_record, profile_text, summary
 from tpu_deploy.reports.text import columns, cosine, decibels, size
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tpu_deploy.pipeline.demonstration import Demonstration
     from tpu_deploy.pipeline.deployment import Deployment
     from tpu_deploy.pipeline.inspection import Inspection
+    from tpu_deploy.pipeline.reasons import Reasons
+    from tpu_deploy.pipeline.report import Report
 
 
 def deployment(built: Deployment, report: str | None) -> str:
@@ -31,7 +33,19 @@ def deployment(built: Deployment, report: str | None) -> str:
     if built.verification is None:
         lines.append("not verified (--no-verify)")
         return "\n".join(lines)
-    return "\n".join([*lines, verification(built.verification)])
+    return "\n".join([*lines, verification(built.verification), *explained(built.reasons)])
+
+
+def report(made: Report) -> str:
+    """The end of a report: the verification table and the worst layers."""
+    lines = [f"{made.folder / 'index.html'}: the report; {made.cycles:,} cycles estimated"]
+    return "\n".join([*lines, verification(made.verification), *explained(made.reasons)])
+
+
+def explained(reasons: Reasons | None) -> list[str]:
+    """The worst layers, their causes and remedies; nothing where none was looked for or found."""
+    told = "" if reasons is None else summary.worst_layers(reasons.advice, reasons.trials)
+    return ["", told] if told else []
 
 
 def verification(found: Verification) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas
 
     from tpu_deploy.calibration import Preprocessing
+    from tpu_deploy.pipeline.reasons import Reasons
     from tpu_deploy.runtime.reference import Reference
 
 
@@ -39,7 +40,7 @@ class Deployment:
     """A bmodel on disk and how it came about.
 
     `network` is the TPU network. `verification` is None when it was skipped. Sizes are in bytes; `timing.cycles` is an
-    estimate, `profile` says where they go.
+    estimate, `profile` says where they go. `reasons` explain the accuracy; they are None without a report.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Deployment:
     memory: MemoryUse
     timing: Estimate
     profile: Profile
+    reasons: Reasons | None = None
 
     @cached_property
     def reference(self) -> Reference:
@@ -163,6 +165,7 @@ def read_kernel_module(path: Path) -> KernelModule:
 
 def _finished(build: Build) -> Deployment:
     """The deployment of a build. Raises AccuracyError when one of its gates failed."""
+    assert build.request.output is not None
     made = Deployment(
         path=build.request.output,
         bmodel=build.compiled.bmodel,
@@ -173,6 +176,7 @@ def _finished(build: Build) -> Deployment:
         memory=build.compiled.memory,
         timing=build.timing,
         profile=build.profile,
+        reasons=build.reasons,
     )
     failed = build.verification.failed("accuracy") if build.verification is not None else []
     if failed:

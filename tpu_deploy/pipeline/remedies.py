@@ -13,16 +13,17 @@ from tpu_deploy.ir.network import name_of
 from tpu_deploy.lowering.registry import RULES
 from tpu_deploy.pipeline.options import SILENT, Progress
 from tpu_deploy.pipeline.single_layers import SingleLayer
-from tpu_deploy.pipeline.trials import Bench, Change, Subject, Trial
+from tpu_deploy.pipeline.trials import Bench, Change, Subject
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
 from tpu_deploy.quant.plan import FLOATS, INTEGER_PRODUCTS
 from tpu_deploy.quant.weights import WEIGHT_METHODS
+from tpu_deploy.reports.advice import Trial
 from tpu_deploy.reports.causes import own_parts
 from tpu_deploy.reports.layers import Layer
 
 Value = TypeVar("Value")
 
-TRIALS = 12
+TRIALS = 16
 """How many changes are tried at most."""
 
 TRIALS_A_LAYER = 4

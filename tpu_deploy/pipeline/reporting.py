@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from tpu_deploy import __version__
 from tpu_deploy.chips import chip as chip_named
-from tpu_deploy.codegen.bmodel import TensorInfo
+from tpu_deploy.codegen.bmodel import TensorInfo, describe
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.pipeline.options import made_folder
+from tpu_deploy.pipeline.reasons import channel_weights, reasons, represented, statistics_of
 from tpu_deploy.reports import memory, profile_record, timing
+from tpu_deploy.reports.distributions import distributions
 from tpu_deploy.reports.layers import rows
 from tpu_deploy.reports.record import write
 
 if TYPE_CHECKING:
+    from tpu_deploy.pipeline.checks import Verification
     from tpu_deploy.pipeline.stages import Build
 
 
@@ -24,40 +27,98 @@ def write_report(build: Build) -> list[Path]:
     """Writes report.json, layers.csv and index.html into the folder asked for."""
     assert build.request.report is not None
     folder = made_folder(build.request.report, "--report")
-    layers = build.verification.layers if build.verification is not None else []
+    build.reasons = None if build.verification is None else reasons(build, build.verification.feeds)
+    layers = [] if build.reasons is None else build.reasons.layers
     return write(folder, record(build), layers, build.profile)
 
 
 def record(build: Build) -> dict[str, Any]:
-    """The build as plain data: the same build gives the same record."""
-    request, verification = build.request, build.verification
-    stage = build.compiled.bmodel.nets[0].stages[0]
-    chip = chip_named(request.chip)
+    """The build as plain data, as docs/report.md describes it: the same build gives the same record."""
+    request, found, why = build.request, build.verification, build.reasons
+    chip, statistics = chip_named(request.chip), statistics_of(build)
     return {
         "tool": {"name": "tpu_deploy", "version": __version__},
         "model": {"name": build.top.name, "file": request.source.label, "hash": request.source.hash},
         "chip": chip.name,
         "precision": request.precision,
-        "bmodel": {"file": str(request.output), "sha256": hashlib.sha256(build.content).hexdigest()},
-        "inputs": [_tensor(info) for info in stage.inputs],
-        "outputs": [
-            {**_tensor(info), "value": name_of(value)}
-            for info, value in zip(stage.outputs, build.tpu.outputs, strict=True)
-        ],
-        "calibration": {"method": build.table.method, "samples": build.table.samples},
+        "options": _options(build),
+        "bmodel": {
+            "file": None if request.output is None else str(request.output),
+            "sha256": hashlib.sha256(build.content).hexdigest(),
+            "bytes": len(build.content),
+        },
+        **_interface(build),
+        "calibration": {
+            "method": build.table.method,
+            "samples": build.table.samples,
+            "model_hash": build.table.model_hash,
+        },
         "gate": build.gate,
-        "verification": None
-        if verification is None
-        else {"inputs": verification.inputs, "checks": [asdict(check) for check in verification.checks]},
-        "findings": [] if verification is None else [asdict(each) for each in verification.findings],
-        "layers": [] if verification is None else rows(verification.layers),
+        "verification": None if found is None else _verification(found),
+        "layers": [] if why is None else rows(why.layers),
+        "thresholds": _thresholds(build),
+        "metric": None,
+        "commands": describe(build.compiled.bmodel)["nets"][0]["stages"][0]["commands"],
         "memory": memory.summary(build.compiled.memory, chip, len(build.content)),
         "timing": {
             **timing.summary(build.timing),
             "by_tensor": timing.by_tensor(build.timing, build.compiled.commands),
         },
+        "findings": [] if why is None else [asdict(each) for each in why.findings],
+        "advice": [] if why is None else [asdict(each) for each in why.advice],
+        "trials": [] if why is None else [asdict(each) for each in why.trials],
+        "search": None,
+        "distributions": {} if statistics is None else distributions(statistics, represented(build)),
+        "weights": channel_weights(build),
         "profile": profile_record.record(build.profile),
     }
+
+
+def _options(build: Build) -> dict[str, Any]:
+    request, asymmetric = build.request, build.scheme.asymmetric
+    return {
+        "precision": request.precision,
+        "method": build.table.method,
+        "gate": build.gate,
+        "quantized_io": request.quantized_io,
+        "weight_method": build.plan.weight_method,
+        "asymmetric": asymmetric if isinstance(asymmetric, bool) else sorted(asymmetric),
+        "operations": dict(build.scheme.operations),
+    }
+
+
+def _interface(build: Build) -> dict[str, Any]:
+    stage = build.compiled.bmodel.nets[0].stages[0]
+    named = zip(stage.outputs, build.tpu.outputs, strict=True)
+    return {
+        "inputs": [_tensor(info) for info in stage.inputs],
+        "outputs": [{**_tensor(info), "value": name_of(value)} for info, value in named],
+    }
+
+
+def _verification(found: Verification) -> dict[str, Any]:
+    return {
+        "inputs": found.inputs,
+        "is_noise": found.is_noise,
+        "batches": len(found.feeds),
+        "checks": [asdict(check) for check in found.checks],
+    }
+
+
+def _thresholds(build: Build) -> dict[str, Any]:
+    """What the calibration says of each tensor of the network, and the type that was planned from it."""
+    rows_of_table = {}
+    for name, planned in build.plan.tensors.items():
+        entry = build.table.get(name)
+        rows_of_table[name] = {
+            "threshold": None if entry is None else entry.threshold,
+            "min": None if entry is None else entry.min,
+            "max": None if entry is None else entry.max,
+            "dtype": planned.dtype,
+            "scale": planned.scale if planned.is_quantized else None,
+            "zero_point": planned.zero_point,
+        }
+    return rows_of_table
 
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:

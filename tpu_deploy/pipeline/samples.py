@@ -22,7 +22,7 @@ from tpu_deploy.ir.weights import WeightStore
 from tpu_deploy.pipeline.source import input_specs
 
 if TYPE_CHECKING:
-    from tpu_deploy.calibration import Samples
+    from tpu_deploy.calibration import Preprocessing, Samples
 
 Data = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 """Samples: a folder, list file, .npz or .npy, a mapping of input names to batches, or any iterable of feeds."""
@@ -45,31 +45,33 @@ class VerificationInputs:
     is_noise: bool = False
 
 
-def given_inputs(network: Network, data: Data) -> VerificationInputs:
-    """The first batches of what the user gives. Raises BadInput as calibration data would."""
+def given_inputs(
+    network: Network, data: Data, count: int = BATCHES, preprocessing: Preprocessing | None = None
+) -> VerificationInputs:
+    """The first `count` batches of what the user gives. Raises BadInput as calibration data would."""
     specs = input_specs(network)
-    samples = calibration.open_samples(data, specs)
-    feeds = batches(_enough(iter(samples), specs), specs)
+    samples = calibration.open_samples(data, specs, preprocessing)
+    feeds = batches(_enough(iter(samples), specs, count), specs)
     if not feeds:
         raise BadInput(f"--inputs {samples.source}: holds no samples")
     return VerificationInputs(tuple(feeds), _counted(len(feeds), samples.source))
 
 
-def held_back(samples: Samples, specs: Mapping[str, InputSpec]) -> tuple[Samples, list[Feed]]:
-    """The samples, to be used once, and the first of them, loaded: as many as verification takes."""
+def held_back(samples: Samples, specs: Mapping[str, InputSpec], count: int = BATCHES) -> tuple[Samples, list[Feed]]:
+    """The samples, to be used once, and the first of them, loaded: as many as verification on `count` batches takes."""
     loaders = samples.loaders()
-    first = _enough((load() for load in loaders), specs)
+    first = _enough((load() for load in loaders), specs, count)
     again = (partial(_itself, feed) for feed in first)
     return calibration.Samples(samples.source, samples.count, lambda: itertools.chain(again, loaders)), first
 
 
-def _enough(feeds: Iterator[Feed], specs: Mapping[str, InputSpec]) -> list[Feed]:
-    """As many feeds as make `BATCHES` batches, or all there are."""
+def _enough(feeds: Iterator[Feed], specs: Mapping[str, InputSpec], count: int = BATCHES) -> list[Feed]:
+    """As many feeds as make `count` batches, or all there are."""
     first = next(feeds, None)
     if first is None:
         return []
     slots = _batch_slots(first, specs)
-    return [first, *itertools.islice(feeds, BATCHES * slots - 1)]
+    return [first, *itertools.islice(feeds, count * slots - 1)]
 
 
 def _itself(feed: Feed) -> Feed:

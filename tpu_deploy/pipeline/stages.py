@@ -22,6 +22,7 @@ from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
 from tpu_deploy.pipeline.precisions import is_integer, scheme_of
 from tpu_deploy.pipeline.samples import (
+    BATCHES,
     Data,
     VerificationInputs,
     from_calibration,
@@ -44,12 +45,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be deployed, and how: the checked arguments of `deploy`."""
+    """What is to be deployed, and how: the checked arguments of `deploy`.
+
+    Without an `output` no bmodel is written. `inputs` are raw where `preprocess_inputs` says so; `batches` is how many
+    of them verification takes at most.
+    """
 
     source: Source
     chip: str
     precision: str
-    output: Path
+    output: Path | None
     qtable: QuantizeTable | None = None
     calibration: CalibrationTable | Path | None = None
     data: Data | None = None
@@ -58,6 +63,8 @@ class Request:
     batch_size: int = 1
     preprocessing: Preprocessing | None = None
     inputs: Data | None = None
+    preprocess_inputs: bool = False
+    batches: int = BATCHES
     input_shapes: InputShapes | None = None
     verify: bool = True
     report: Path | None = None
@@ -144,7 +151,7 @@ def find_ranges(build: Build) -> None:
     elif request.data is not None:
         specs = input_specs(build.top)
         opened = calibration.open_samples(request.data, specs, request.preprocessing, request.samples)
-        opened, build.first_samples = held_back(opened, specs)
+        opened, build.first_samples = held_back(opened, specs, request.batches)
         build.sample_source = f"the calibration data ({opened.source})"
         if is_integer(build.top, build.scheme):
             statistics = collect(build.top, request.source, opened, request.batch_size, request.progress)
@@ -219,7 +226,8 @@ class ExactnessError(CheckFailed):
 def _verification_inputs(build: Build) -> VerificationInputs:
     request = build.request
     if request.inputs is not None:
-        return given_inputs(build.top, request.inputs)
+        preprocessing = request.preprocessing if request.preprocess_inputs else None
+        return given_inputs(build.top, request.inputs, request.batches, preprocessing)
     if build.first_samples:
         return from_calibration(build.first_samples, input_specs(build.top), build.sample_source)
     return noise(build.top, build.table)
@@ -227,8 +235,9 @@ def _verification_inputs(build: Build) -> VerificationInputs:
 
 def write_bmodel(build: Build) -> None:
     """Write the bmodel."""
-    with replacing(build.request.output) as stream:
-        stream.write(build.content)
+    if build.request.output is not None:
+        with replacing(build.request.output) as stream:
+            stream.write(build.content)
 
 
 def write_report(build: Build) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from tpu_deploy.quant.ranges import reach
 
 Array = npt.NDArray[Any]
 Float64Array = npt.NDArray[np.float64]
-Execution = Callable[[Operation, Array], Array]
 
 CONVOLUTIONS = frozenset({"tpu.Conv2D", "tpu.DequantizedConv2D", "tpu.FloatConv2D"})
 MATRIX_PRODUCTS = frozenset({"tpu.MatMul", "tpu.DequantizedMatMul", "tpu.FloatMatMul"})
@@ -64,8 +64,8 @@ class StoredWeights:
         if op.name in CONVOLUTIONS:
             return self._convolution(op, x)
         if op.name in MATRIX_PRODUCTS:
-            weights, bias = real_weights(self._network, op)
-            return np.asarray(x @ weights + bias, np.float32)
+            real = real_weights(self._network, op)
+            return np.asarray(x @ real.weights + real.bias, np.float32)
         if op.name == "tpu.Requantize":
             return x * np.float32(_ratio(op) * _scale(op.results[0]) / _scale(op.operands[0]))
         return x.reshape(shape_of(op.results[0]))
@@ -73,8 +73,8 @@ class StoredWeights:
     def _convolution(self, op: Operation, x: Array) -> Array:
         name = name_of(op)
         if name not in self._sessions:
-            weights, bias = real_weights(self._network, op)
-            held = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")]
+            real = real_weights(self._network, op)
+            held = [numpy_helper.from_array(real.weights, "w"), numpy_helper.from_array(real.bias, "b")]
             given = attributes_of(op)
             window = {key: given[key] for key in ("kernel_shape", "strides", "pads", "dilations", "group")}
             node = helper.make_node("Conv", ["x", "w", "b"], ["y"], **window)
@@ -92,22 +92,38 @@ class StoredWeights:
         return np.asarray(real * np.float32(factor), np.float32)
 
 
-def real_weights(network: Network, op: Operation) -> tuple[Array, Array]:
-    """The weights of a product as the real numbers they stand for, and its bias: float32, in the operation's layout."""
+@dataclass(frozen=True)
+class RealWeights:
+    """The real numbers that the weights of a product stand for: float32, in the operation's layout.
+
+    `steps` (channels) are the distances of neighbouring weights that can be stored, 0 for floats; channels lie along
+    `axis` of `weights`.
+    """
+
+    weights: Array
+    bias: Array
+    steps: Float64Array
+    axis: int
+
+
+def real_weights(network: Network, op: Operation) -> RealWeights:
+    """What the weights of a convolution or matrix product stand for."""
     weights, bias = (_weight(network, op, index) for index in (1, 2))
     kind = uniform_of(op.operands[0])
+    axis = 0 if op.name in CONVOLUTIONS else 1
     if kind is None:
-        return weights.astype(np.float32), bias.astype(np.float32)
-    by_channel = (-1, *[1] * (weights.ndim - 1)) if op.name in CONVOLUTIONS else (-1,)
-    others = tuple(range(1, weights.ndim)) if op.name in CONVOLUTIONS else (0,)
+        steps = np.zeros(weights.shape[axis])
+        return RealWeights(weights.astype(np.float32), bias.astype(np.float32), steps, axis)
     if op.name.startswith("tpu.Dequantized"):
-        step = _weight(network, op, 3).astype(np.float64)
+        unit = _weight(network, op, 3).astype(np.float64)
     else:
         shift = _weight(network, op, 4).astype(np.int64) + max(attributes_of(op).get("acc_shift", -1), 0)
-        step = np.ldexp(_weight(network, op, 3).astype(np.float64), -shift) * _scale(op.results[0])
+        unit = np.ldexp(_weight(network, op, 3).astype(np.float64), -shift) * _scale(op.results[0])
+    others = tuple(k for k in range(weights.ndim) if k != axis)
     offset = bias.astype(np.int64) + kind.zero_point * weights.sum(others, np.int64)
-    real = weights * (step / kind.scale).reshape(by_channel)
-    return real.astype(np.float32), (offset * step).astype(np.float32)
+    steps = unit / kind.scale
+    real = weights * np.expand_dims(steps, others)
+    return RealWeights(real.astype(np.float32), (offset * unit).astype(np.float32), steps, axis)
 
 
 def _weight(network: Network, op: Operation, index: int) -> Array:

@@ -23,6 +23,7 @@ from tpu_deploy.pipeline.float_model import FloatNetwork
 from tpu_deploy.pipeline.single_layers import SingleLayer, single_layers
 from tpu_deploy.pipeline.verification import stored_feed
 from tpu_deploy.quant import QuantizationPlan, Scheme
+from tpu_deploy.reports.advice import Figures, Trial
 from tpu_deploy.reports.similarity import Comparison
 from tpu_deploy.runtime.reference import Reference
 from tpu_deploy.runtime.reference.registry import BUILDERS
@@ -75,38 +76,6 @@ class Change:
     tensor: str
     words: str
     plan: QuantizationPlan
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a plan achieves: the layer of the tensor alone, on float operands, and the worst output of the network.
-
-    Decibels are over all samples, cosines those of the worst one. `cycles` is None where nothing was compiled.
-    """
-
-    tensor_cosine: float
-    tensor_sqnr_db: float
-    output_cosine: float
-    output_sqnr_db: float
-    cycles: int | None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A change, with the figures before and after it. `helps`: the output comes nearer by more than chance explains."""
-
-    kind: str
-    tensor: str
-    change: str
-    before: Figures
-    after: Figures
-    samples: int
-    helps: bool
-
-    @property
-    def gain_db(self) -> float:
-        """By how much the worst output comes nearer."""
-        return self.after.output_sqnr_db - self.before.output_sqnr_db
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,31 @@
+"""A report for a terminal: the worst layers, each with its cause and the remedy that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tpu_deploy.reports.advice import Advice, Trial, together
+from tpu_deploy.reports.text import decibels, percent
+
+SHOWN = 3
+"""How many layers are told of."""
+
+
+def worst_layers(told: Sequence[Advice], trials: Sequence[Trial]) -> str:
+    """The worst layers in words; empty where no layer adds an error worth a word."""
+    if not told:
+        return ""
+    measured = told[0].output_share is not None
+    lines = [f"worst layers, by {'their share of the output error' if measured else 'the error born in them'}:"]
+    for each in told[:SHOWN]:
+        share = each.born if each.output_share is None else each.output_share
+        lines.append(f"{percent(share):>6}  {each.tensor} ({each.operation}): {each.cause.sentence}")
+        if each.remedy is not None:
+            lines.append(f"        remedy: {each.remedy.sentence}")
+        elif each.tried:
+            lines.append(f"        none of {each.tried} changes tried for it helps the output")
+    all_of_them = together(trials)
+    if all_of_them is not None:
+        before, after = (decibels(figures.output_sqnr_db) for figures in (all_of_them.before, all_of_them.after))
+        lines.append(f"        all remedies together: the output {before} → {after}")
+    return "\n".join(lines)
