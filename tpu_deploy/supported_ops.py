@@ -10,7 +10,7 @@ from tpu_deploy.codegen.storages import VIEWS
 from tpu_deploy.frontend import export, importer
 from tpu_deploy.frontend.model_file import OLDEST_OPSET
 from tpu_deploy.frontend.registry import CONVERTERS, EXPORTERS
-from tpu_deploy.ir import top, tpu
+from tpu_deploy.ir import top, tpu, tpu_float
 from tpu_deploy.ir.network import STRUCTURAL
 from tpu_deploy.lowering import to_tpu
 from tpu_deploy.lowering.registry import RULES, reason
@@ -20,6 +20,9 @@ from tpu_deploy.runtime.reference.registry import BUILDERS
 
 FOLDED = frozenset({"top.BatchNorm"})
 """TOP operations that no canonical network has."""
+
+TPU_ROWS = (*tpu.ROWS, *tpu_float.ROWS)
+"""All operations of the TPU dialect."""
 
 LOADED = (importer.FAMILIES, export.FAMILIES, to_tpu.FAMILIES, FAMILIES)
 """The family files whose import filled the tables."""
@@ -32,7 +35,7 @@ def top_operations() -> list[str]:
 
 def tpu_operations() -> list[str]:
     """The TPU operations, sorted."""
-    return sorted(row.name for row in tpu.ROWS)
+    return sorted(row.name for row in TPU_ROWS)
 
 
 def missing_floors() -> list[str]:
@@ -69,7 +72,8 @@ def markdown() -> str:
         "",
         "## TPU kernels",
         "",
-        "Executed bit for bit by the reference interpreter, the simulator and the chip.",
+        "Executed bit for bit by the reference interpreter, the simulator and the chip; sums of float products in any",
+        "order. F is f32, f16 or bf16: every step is computed in f32 and rounded once, the result to F.",
         "",
         *_table(("operation", "meaning", "on the chip"), _tpu_rows()),
     ]
@@ -90,7 +94,7 @@ def _top_rows() -> list[tuple[str, ...]]:
 
 
 def _tpu_rows() -> list[tuple[str, ...]]:
-    meanings = {row.name: row.meaning for row in tpu.ROWS}
+    meanings = {row.name: row.meaning for row in TPU_ROWS}
     return [(f"`{n}`", meanings[n], "commands" if n in EMITTERS else "data movement") for n in tpu_operations()]
 
 
