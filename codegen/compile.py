@@ -133,7 +133,7 @@ def _compiled(
     streams = encode_groups(commands, bases, target)
     inputs, outputs = _tensors(network, arranger.placement, plan, context)
     queues = tuple(CommandGroup(s.tiu, s.gdma, s.tiu_count, s.gdma_count) for s in streams)
-    named = writer.coefficients.locations()
+    named = found.writer.coefficients.locations()
     coefficients = Coefficients(target.global_base, data, locations=named) if data else None
     stage = Stage(inputs, outputs, context, max(plan.size, PAGE), coefficients, queues)
     bmodel = Bmodel(
