@@ -48,6 +48,9 @@ def refusal(kind: str, operands: Shapes, result: Shape, attributes: Attributes, 
     build = _VIEWS.get(name)
     if build is None:
         return None
+    inserts = attributes.get("inserts", (0, 0))
+    if max(inserts) > chip.max_inserts:
+        return f"it spreads its input by strides {_text([k + 1 for k in inserts])}; {chip.max_inserts + 1} is the most"
     if name == "tpu.AvgPool2D" and (reason := _overflow(attributes)):
         return reason
     return _smallest_tile(build(operands, result, attributes), chip)
@@ -104,7 +107,7 @@ def _product(kind: str, names: Sequence[str], x: Shape, weights: Shape, count: i
 
 
 def _convolution(operands: Shapes, result: Shape, attributes: Attributes) -> OperationView:
-    given = {"dilations": [1, 1], "group": 1, **attributes, "acc_shift": -1}
+    given = {"dilations": [1, 1], "inserts": [0, 0], "group": 1, **attributes, "acc_shift": -1}
     x, weights = operands[:2]
     return _product("tpu.Conv2D", ("input", "filter"), x, weights, weights[0], result=result, **given)
 

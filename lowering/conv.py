@@ -45,7 +45,7 @@ def convolution(builder: Builder, op: Operation) -> None:
 
 def _window(op: Operation) -> dict[str, Any]:
     attributes = attributes_of(op)
-    return {name: attributes[name] for name in ("kernel_shape", "strides", "pads", "dilations", "group")}
+    return {name: attributes[name] for name in ("kernel_shape", "strides", "pads", "dilations", "inserts", "group")}
 
 
 @lowers("Conv", *FLOATS, refuse=(has_computed_weights, is_not_two_dimensional))
@@ -78,9 +78,14 @@ def _produce_product(
     kind = "tpu.Conv2D"
     if builder.is_made_float(op):
         kind, attributes = "tpu.DequantizedConv2D", attributes | relu_of(op)
-    elif attributes["group"] == len(integers.weights) > 1 == integers.weights.shape[1]:
+    elif _is_depthwise(integers, attributes) and not any(attributes["inserts"]):
         integers, attributes["acc_shift"] = narrowed(integers, x, builder.direct(op))
     builder.produce(op, kind, [operand, *builder.weights(op, "filter", integers)], attributes, shape=shape)
+
+
+def _is_depthwise(integers: IntegerProduct, attributes: dict[str, Any]) -> bool:
+    """Whether each channel has a filter of its own."""
+    return bool(attributes["group"] == len(integers.weights) > 1 == integers.weights.shape[1])
 
 
 def narrowed(integers: IntegerProduct, x: TensorQuantization, y: TensorQuantization) -> tuple[IntegerProduct, int]:
@@ -113,7 +118,14 @@ def per_channel(builder: Builder, op: Operation, index: int, scale: Array, bias:
     n, c = shape[:2]
     x = builder.quantization(value)
     integers = builder.integers(op, scale.reshape(c, 1, 1, 1), bias, 0, x)
-    window = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": c}
+    window = {
+        "kernel_shape": [1, 1],
+        "strides": [1, 1],
+        "pads": [0] * 4,
+        "dilations": [1, 1],
+        "inserts": [0, 0],
+        "group": c,
+    }
     image = shape if len(shape) == 4 else (n, c, math.prod(shape[2:]), 1)
     operand = builder.reshaped(op, builder.operand(op, index), image)
     _produce_product(builder, op, operand, x, integers, window, image)

@@ -34,7 +34,9 @@ def fold_pad(network: Network) -> int:
         extra = rule(op, pad) if before is not None and after is not None else None
         if extra is None or before is None or after is None:
             continue
-        pads = [a + b for a, b in zip(attributes_of(op)["pads"], [*before, *after], strict=True)]
+        apart = [k + 1 for k in attributes_of(op).get("inserts", (0, 0))] * 2
+        added = [count * step for count, step in zip([*before, *after], apart, strict=True)]
+        pads = [a + b for a, b in zip(attributes_of(op)["pads"], added, strict=True)]
         if op.name != "top.Conv" and not _smaller_than_window(pads, attributes_of(op)["kernel_shape"]):
             continue
         operands = [pad.operands[0], *op.operands[1:]]

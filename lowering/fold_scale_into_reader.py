@@ -30,7 +30,7 @@ def fold_scale_into_reader(network: Network) -> int:
 
 
 def _fits(op: Operation, affine: Affine) -> bool:
-    padded = op.name == "top.Conv" and any(attributes_of(op)["pads"])
+    padded = op.name == "top.Conv" and any((*attributes_of(op)["pads"], *attributes_of(op)["inserts"]))
     plain = op.name == "top.Conv" or not attributes_of(op)["right_transpose"]
     return (
         plain

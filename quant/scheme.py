@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.errors import BadInput
+from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import STRUCTURAL, Network, is_absent, name_of
 from tpu_deploy.quant.add_scales import align_add_scales
 from tpu_deploy.quant.plan import (
@@ -73,12 +74,13 @@ def make_plan(network: Network, table: Mapping[str, TensorRange], scheme: Scheme
     ranges |= _unclipped_ranges(network, precisions, made, table, quantized)
     groups = tied_values(network, precisions, ranges)
     makers = {name_of(result): op for op in network.operations for result in op.results}
+    spread = _read_with_zeros_between(network)
     types = {}
     for root, members in groups.sets().items():
         if root in quantized:
             own = [ranges[m] for m in members if m in ranges]
             joined = _joined_range(network, [makers[m] for m in members if m in makers], own)
-            types[root] = quantization_of(joined, options.is_asymmetric(members))
+            types[root] = quantization_of(joined, options.is_asymmetric(members) and spread.isdisjoint(members))
     types = align_add_scales(network, precisions, groups, types)
     tensors = {
         name_of(v): types[groups.find(name_of(v))] if name_of(v) in quantized else _float_type(v, made)
@@ -143,6 +145,12 @@ def _float_type(value: SSAValue, made: Mapping[str, str]) -> TensorQuantization:
     """The type of a value that is made as a float."""
     maker = _maker(value)
     return FLOAT32 if maker is None else FLOAT_TYPES[made[name_of(maker)]]
+
+
+def _read_with_zeros_between(network: Network) -> set[str]:
+    """Names of what convolutions put zeros between: the zeros are stored as 0, which must then be what stands for 0."""
+    spread = [op for op in network.operations if op.name == "top.Conv" and any(attributes_of(op)["inserts"])]
+    return {name_of(op.operands[0]) for op in spread}
 
 
 def _quantized_values(network: Network, precisions: Mapping[str, str], made: Mapping[str, str]) -> set[str]:

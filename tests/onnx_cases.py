@@ -123,6 +123,22 @@ add("conv_bias", single("Conv", IMAGE, weight(4, 6, 3, 3), weight(4), opset=11))
 add("conv_opset_22", single("Conv", IMAGE, weight(4, 6, 3, 3), weight(4), opset=22))
 add("conv_1d", single("Conv", (2, 6, 15), weight(4, 6, 3), weight(4), pads=[2, 1], strides=[2]))
 add("conv_1d_same", single("Conv", (2, 6, 15), weight(4, 6, 3), auto_pad="SAME_UPPER", strides=[2]))
+for label, shape, attributes in (
+    ("plain", (6, 4, 3, 3), {}),
+    ("strides", (6, 4, 2, 2), {"strides": [2, 2]}),
+    ("strides_differ", (6, 4, 3, 5), {"strides": [3, 2], "pads": [1, 2, 0, 1]}),
+    ("pads", (6, 4, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("output_padding", (6, 4, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}),
+    ("output_shape", (6, 4, 3, 3), {"strides": [2, 2], "output_shape": [18, 17]}),
+    ("dilations", (6, 4, 3, 2), {"strides": [2, 1], "dilations": [2, 3]}),
+    ("groups", (6, 2, 3, 3), {"strides": [2, 2], "group": 3}),
+    ("depthwise", (6, 1, 3, 3), {"strides": [2, 2], "group": 6}),
+    ("same", (6, 4, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ("apart", (6, 4, 1, 1), {"strides": [3, 3]}),
+):
+    add(f"conv_transpose_{label}", single("ConvTranspose", IMAGE, weight(*shape), **attributes))
+add("conv_transpose_bias", single("ConvTranspose", IMAGE, weight(6, 4, 2, 2), weight(4), strides=[2, 2], opset=11))
+add("conv_transpose_1d", single("ConvTranspose", (2, 6, 7), weight(6, 4, 4), weight(4), strides=[2], pads=[1, 1]))
 add("conv_1d_depthwise", single("Conv", (1, 6, 15), weight(6, 1, 5), group=6))
 
 # ---- products

@@ -49,7 +49,9 @@ class Maker:
         shift = np.full(count, 23 + max(0, int(np.log2(max(spread, 1) / 64))), np.int32)
         return multiplier, shift + self.rng.integers(0, 2, count).astype(np.int32)
 
-    def add_conv(self, x, oc=None, kernel=None, strides=None, pads=None, dilations=None, group=1) -> SSAValue:
+    def add_conv(
+        self, x, oc=None, kernel=None, strides=None, pads=None, dilations=None, group=1, inserts=(0, 0)
+    ) -> SSAValue:
         rng, (n, c, h, w) = self.rng, shape_of(x)
         oc = oc or int(rng.integers(1, 150))
         kernel = kernel or [int(k) for k in rng.integers(1, 5, 2)]
@@ -57,7 +59,7 @@ class Maker:
         dilations = dilations or [int(k) for k in rng.integers(1, 3, 2)]
         pads = pads or [int(k) for k in rng.integers(0, 4, 4)]
         out = []
-        for axis, size in enumerate((h, w)):
+        for axis, size in enumerate(map(geometry.spread_size, (h, w), inserts)):
             room = size + pads[axis] + pads[2 + axis]
             if room < dilations[axis] * (kernel[axis] - 1) + 1:
                 kernel[axis], dilations[axis] = 1, 1
@@ -67,17 +69,28 @@ class Maker:
         zero = uniform_of(x).zero_point
         bias = rng.integers(-3000, 3000, oc) - zero * filters.astype(np.int64).sum((1, 2, 3))
         multiplier, shift = self.multipliers(oc, 5000 * np.sqrt(filters[0].size))
-        narrow = int(rng.integers(-1, 6)) if group == c == oc > 1 else -1
+        narrow = int(rng.integers(-1, 6)) if group == c == oc > 1 and not any(inserts) else -1
         shift = shift - max(narrow, 0)
         constants = [self.weight(a) for a in (filters, bias.astype(np.int32), multiplier, shift)]
         return self.op(
             "tpu.Conv2D", [x, *constants], self.quantized((n, oc, *out)),
             kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations, group=group, acc_shift=narrow,
+            inserts=inserts,
         )  # fmt: skip
 
     def add_depthwise(self, x) -> SSAValue:
         c = shape_of(x)[1]
         return self.add_conv(x, oc=c, group=c) if c > 1 else self.add_conv(x)
+
+    def add_spread(self, x) -> SSAValue:
+        """A convolution, dense, grouped or depthwise, of an input with zeros between its elements."""
+        if uniform_of(x).zero_point:
+            kind = tensor_type(shape_of(x), UniformType.of(np.dtype(np.int8), 0.05, 0))
+            x = self.op("tpu.Requantize", [x], kind, multiplier=1 << 22, rshift=22)
+        c, inserts = shape_of(x)[1], [int(k) for k in self.rng.choice([0, 1, 1, 2, 6, 9], 2)]
+        group = int(self.rng.choice([g for g in (1, 1, 2, 3, c) if c % g == 0]))
+        oc = c if group == c else group * int(self.rng.integers(1, 20))
+        return self.add_conv(x, oc=oc, strides=[1, 1], group=group, inserts=inserts)
 
     def add_grouped(self, x) -> SSAValue:
         c = shape_of(x)[1]
@@ -251,6 +264,7 @@ WINDOWED: dict[str, Callable[[Maker, SSAValue], SSAValue]] = {
     "conv": Maker.add_conv,
     "depthwise": Maker.add_depthwise,
     "grouped": Maker.add_grouped,
+    "spread": Maker.add_spread,
     "max_pool": Maker.add_max_pool,
     "average_pool": Maker.add_average_pool,
 }

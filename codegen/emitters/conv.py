@@ -47,12 +47,14 @@ def _problem(op: OperationView, chip: Chip) -> Problem:
     filters, across = spread_taps(filters, 3, attributes["dilations"][1], chip.max_dilation)
     kernel, strides = (filters.shape[2], filters.shape[3]), (attributes["strides"][0], attributes["strides"][1])
     top, left, bottom, right = attributes["pads"]
-    pads = (top, left, bottom, right)
-    return Problem(op, chip, canonical_axes(4), filters, groups, kernel, strides, (down, across), pads)
+    pads, inserts = (top, left, bottom, right), (attributes["inserts"][0], attributes["inserts"][1])
+    return Problem(op, chip, canonical_axes(4), filters, groups, kernel, strides, (down, across), pads, inserts)
 
 
 def _is_depthwise(problem: Problem) -> bool:
-    return problem.groups > 1 and problem.filters.shape[1] == 1 and problem.filters.shape[0] == problem.groups
+    """Whether each channel has its own filter and the pooling unit can insert the zeros."""
+    single = problem.groups > 1 and problem.filters.shape[1] == 1 and problem.filters.shape[0] == problem.groups
+    return single and max(problem.inserts) <= problem.chip.max_pool_inserts
 
 
 def _on_the_cube(problem: Problem, epilogue: Callable[[Problem], Epilogue]) -> list[Variant]:

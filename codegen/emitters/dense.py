@@ -77,10 +77,15 @@ def filter_bytes(problem: Problem, inputs: int) -> int:
 def _row_quantum(x: Local, y: Local, window: Window, chip: Chip) -> int:
     """Rows of the result that a chunk must be a multiple of so that it begins on a vector; 0 where it cannot be cut.
 
-    It cannot where an input plane is too large for strides, or where a chunk might lie wholly in padding.
+    It cannot where an input plane is too large for strides, where a chunk might lie wholly in padding, and between
+    inserted zeros.
     """
     reach = window.dilations[0] * (window.kernel[0] - 1) + 1
-    if aligned_strides(x.dims, x.dtype.itemsize, chip)[1] >= MAX_STRIDE or max(window.pads[::2]) >= reach:
+    if (
+        aligned_strides(x.dims, x.dtype.itemsize, chip)[1] >= MAX_STRIDE
+        or max(window.pads[::2]) >= reach
+        or any(window.inserts)
+    ):
         return 0
     return chip.vector_bytes // math.gcd(y.dims[3], chip.vector_bytes)
 

@@ -40,7 +40,12 @@ def gathering_pays(problem: Problem) -> bool:
     The passes saved are weighed against loading every row once for each tap that reads it.
     """
     chip, (kh, kw), ic = problem.chip, problem.kernel, problem.channels_in
-    if problem.groups != 1 or kh == 1 or ic * kh > chip.conv_block(problem.filters.dtype.itemsize):
+    if (
+        problem.groups != 1
+        or kh == 1
+        or any(problem.inserts)
+        or ic * kh > chip.conv_block(problem.filters.dtype.itemsize)
+    ):
         return False
     n, oc, oh, ow = dims_of(problem.op.result.shape, problem.axes)
     itemsize = problem.filters.dtype.itemsize

@@ -153,13 +153,17 @@ def cast(result: Local, x: Local, chip: Chip, mode: RoundMode = RoundMode.HALF_A
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window: kernel, strides, dilations (h, w) and pads (top, left, bottom, right) filled with a value."""
+    """A sliding window: kernel, strides, dilations (h, w) and pads (top, left, bottom, right) filled with a value.
+
+    `inserts` (h, w) zeros stand between the elements of the input.
+    """
 
     kernel: tuple[int, int]
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     pad_value: int = 0
+    inserts: tuple[int, int] = (0, 0)
 
     def fields(self) -> dict[str, int]:
         """The geometry fields that CONV and PorD share."""
@@ -171,6 +175,8 @@ class Window:
             "opd0_rt_pad": right,
             "res_op_y_str": self.strides[0],
             "res_op_x_str": self.strides[1],
+            "opd0_y_ins0": self.inserts[0],
+            "opd0_x_ins0": self.inserts[1],
             "opd1_y_ins0": self.dilations[0] - 1,
             "opd1_x_ins0": self.dilations[1] - 1,
             "opd1_h": self.kernel[0],

@@ -15,17 +15,30 @@ from tpu_deploy.ir.weights import Array
 
 @dataclass(frozen=True)
 class Span:
-    """What a window reads along an axis: [low, high) with padding, [first, last) of it real; empty if first >= last."""
+    """What a window reads along an axis: places [low, high) with padding, of which every `step`-th one from 0 on holds
+    an element; elements [first, last) are read, none if first >= last.
+    """
 
     low: int
     high: int
     first: int
     last: int
+    step: int = 1
 
     @property
     def is_empty(self) -> bool:
         """Whether only padding is read."""
         return self.first >= self.last
+
+    @property
+    def before(self) -> int:
+        """Places before the first element read."""
+        return self.first * self.step - self.low
+
+    @property
+    def after(self) -> int:
+        """Places after the last element read."""
+        return self.high - (self.last - 1) * self.step - 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Problem:
     strides: tuple[int, int]
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]
+    inserts: tuple[int, int] = (0, 0)
 
     @property
     def x_dims(self) -> Dims:
@@ -69,11 +83,12 @@ class Problem:
         """
         start, stop = box.start[2 + axis], box.stop[2 + axis]
         size, output = self.x_dims[2 + axis], dims_of(self.op.result.shape, self.axes)[2 + axis]
+        step = self.inserts[axis] + 1
         low = start * self.strides[axis] - self.pads[axis]
         high = (stop - 1) * self.strides[axis] - self.pads[axis] + self.dilations[axis] * (self.kernel[axis] - 1) + 1
         if stop == output and 0 < size - high < self.strides[axis] <= self.chip.max_stride:
             high = size
-        return Span(low, high, max(low, 0), min(high, size))
+        return Span(low, high, max(-(-low // step), 0), min((high - 1) // step + 1, size), step)
 
 
 def _strides(problem: Problem, box: Box) -> tuple[int, int]:
@@ -92,26 +107,29 @@ def load_window(
     """
     chip, x = problem.chip, problem.op.operand("input")
     rows, columns = problem.span(box, 0), problem.span(box, 1)
-    pads = (rows.first - rows.low, columns.first - columns.low, rows.high - rows.last, columns.high - columns.last)
+    pads = (rows.before, columns.before, rows.after, columns.after)
     images = (box.start[0], box.stop[0])
-    window = Window(problem.kernel, _strides(problem, box), problem.dilations, pads, pad_value)
+    window = Window(problem.kernel, _strides(problem, box), problem.dilations, pads, pad_value, problem.inserts)
+    read = Box((images[0], channels[0], rows.first, columns.first), (images[1], channels[1], rows.last, columns.last))
     empty = rows.is_empty or columns.is_empty
     if not empty and max(pads) <= chip.max_pad:
-        read = Box(
-            (images[0], channels[0], rows.first, columns.first), (images[1], channels[1], rows.last, columns.last)
-        )
         local = Local(name, read.dims, x.dtype)
         buffer = Buffer(name, aligned_bytes(read.dims, x.dtype.itemsize, chip))
         return buffer, [LoadOperand(0, x.shape, problem.axes, read, name)], local, window
-    dims = (images[1] - images[0], channels[1] - channels[0], rows.high - rows.low, columns.high - columns.low)
+    if empty:
+        dims = (images[1] - images[0], channels[1] - channels[0], rows.high - rows.low, columns.high - columns.low)
+        written, left, inserts = (0, 0, 0, 0), (0, 0, 0, 0), (0, 0)
+    else:
+        steps = (rows.step, columns.step) * 2
+        written = tuple(pad // step for pad, step in zip(pads, steps, strict=True))
+        left, inserts = tuple(pad % step for pad, step in zip(pads, steps, strict=True)), problem.inserts
+        n, c, h, w = read.dims
+        dims = (n, c, h + written[0] + written[2], w + written[1] + written[3])
     actions: list[Action] = [Fill(name, dims, x.dtype.itemsize, pad_value)]
     if not empty:
-        read = Box(
-            (images[0], channels[0], rows.first, columns.first), (images[1], channels[1], rows.last, columns.last)
-        )
-        actions.append(LoadOperand(0, x.shape, problem.axes, read, name, (dims, (0, 0, pads[0], pads[1]))))
+        actions.append(LoadOperand(0, x.shape, problem.axes, read, name, (dims, (0, 0, *written[:2]))))
     buffer = Buffer(name, aligned_bytes(dims, x.dtype.itemsize, chip))
-    return buffer, actions, Local(name, dims, x.dtype), replace(window, pads=(0, 0, 0, 0))
+    return buffer, actions, Local(name, dims, x.dtype), replace(window, pads=left, inserts=inserts)
 
 
 def stride_cuts(problem: Problem, dims: Dims) -> tuple[tuple[int, ...], ...]:

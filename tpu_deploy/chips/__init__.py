@@ -29,6 +29,8 @@ class Chip:
     max_pad: int
     max_stride: int
     max_dilation: int
+    max_inserts: int
+    max_pool_inserts: int
     max_size: int
     max_commands: int
     macs_per_cycle_i8: int

@@ -77,6 +77,55 @@ def read_window(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Wi
     return window
 
 
+def read_spread(node: Node, spatial: Sequence[int], kernel: Sequence[int]) -> Window:
+    """The window of a ConvTranspose over `spatial` (h, w) with zeros inserted: strides are what spreads the input.
+
+    Source: ONNX ConvTranspose 22.
+    """
+    count = len(kernel)
+    if len(node.shape()) - 2 != count:
+        node.refuse(f"kernel_shape has {count} axes, its input {len(node.shape()) - 2} spatial dimensions")
+    strides, dilations = (_pair(node.attribute(name, [1] * count)) for name in ("strides", "dilations"))
+    full = _pair(kernel)
+    more = node.attribute("output_padding", [0] * count)
+    extra = (0, int(more[0])) if count == 1 else (int(more[0]), int(more[1]))
+    if min(*strides, *dilations, *full) < 1 or min(extra) < 0:
+        node.refuse("kernel_shape, strides and dilations must be positive, output_padding not negative")
+    reach = [d * (k - 1) for d, k in zip(dilations, full, strict=True)]
+    before, after = _cropped(node, spatial, strides, reach, extra)
+    pads = (reach[0] - before[0], reach[1] - before[1], reach[0] - after[0] + extra[0], reach[1] - after[1] + extra[1])
+    if min(pads) < 0:
+        node.unsupported("its pads are larger than its kernel", "crop with a Slice behind it instead")
+    return Window(full, strides, pads, dilations)
+
+
+def _cropped(
+    node: Node, spatial: Sequence[int], strides: Sequence[int], reach: Sequence[int], extra: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """How many elements `pads`, `auto_pad` or `output_shape` take off the result before and after, along h and w.
+
+    A result larger than what the kernel reaches gets more elements after: a negative number.
+    """
+    mode, wanted = node.attribute("auto_pad", "NOTSET"), node.attribute("output_shape")
+    full = [(size - 1) * s + r + 1 + e for size, s, r, e in zip(spatial, strides, reach, extra, strict=True)]
+    if wanted is None and mode in ("NOTSET", "VALID"):
+        pads = node.attribute("pads", [0] * 4) if mode == "NOTSET" else [0] * 4
+        top, left, bottom, right = (0, pads[0], 0, pads[1]) if len(pads) == 2 else pads
+        return [top, left], [bottom, right]
+    if mode not in ("NOTSET", "SAME_UPPER", "SAME_LOWER"):
+        node.refuse(f"auto_pad is {mode}")
+    if wanted is None:
+        sizes = [size * s for size, s in zip(spatial, strides, strict=True)]
+    else:
+        sizes = [1, int(wanted[-1])] if len(node.shape()) == 3 else [int(size) for size in wanted[-2:]]
+    total = [a - b for a, b in zip(full, sizes, strict=True)]
+    if min(total) < 0:
+        return [0, 0], total
+    small = [t // 2 for t in total]
+    large = [t - s for t, s in zip(total, small, strict=True)]
+    return (small, large) if mode == "SAME_UPPER" else (large, small)
+
+
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     return (1, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
 

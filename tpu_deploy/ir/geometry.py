@@ -13,6 +13,11 @@ def output_size(size: int, kernel: int, stride: int, pads: int, dilation: int = 
     return (-(-room // stride) if ceil_mode else room // stride) + 1
 
 
+def spread_size(size: int, inserted: int) -> int:
+    """Number of elements once `inserted` zeros stand between each two of `size`."""
+    return (size - 1) * (inserted + 1) + 1
+
+
 def window_counts(
     size: int, kernel: int, stride: int, begin: int, end: int, output: int, include_pad: bool
 ) -> npt.NDArray[np.int64]:

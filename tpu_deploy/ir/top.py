@@ -42,12 +42,14 @@ ROWS = (
             "strides": (INTS, REQUIRED),
             "pads": (INTS, REQUIRED),
             "dilations": (INTS, REQUIRED),
+            "inserts": (INTS, (0, 0)),
             "group": (INT, 1),
             "weight_is_coeff": (INT, 1),
             "dynweight_reorderd": (BOOL, False),
             **RELU,
         },
-        "Convolution, NCHW, pads [top, left, bottom, right], then ReLU if do_relu.",
+        "Convolution, NCHW, of the input with `inserts` [h, w] zeros between its elements, "
+        "pads [top, left, bottom, right], then ReLU if do_relu. Strides are 1 where zeros are inserted.",
     ),
     Row(
         "top.MatMul",

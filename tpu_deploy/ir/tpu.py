@@ -11,7 +11,7 @@ from xdsl.ir import Dialect, Operation
 
 from tpu_deploy.ir import tpu_float
 from tpu_deploy.ir.dialect import INT, INTS, REQUIRED, Row, classes
-from tpu_deploy.ir.tpu_float import WINDOW
+from tpu_deploy.ir.tpu_float import FILTERING, WINDOW
 
 ROWS = (
     Row(
@@ -33,10 +33,11 @@ ROWS = (
     Row(
         "tpu.Conv2D",
         ("input", "filter", "bias", "multiplier", "rshift"),
-        {**WINDOW, "dilations": (INTS, REQUIRED), "group": (INT, 1), "acc_shift": (INT, -1)},
+        {**FILTERING, "acc_shift": (INT, -1)},
         meaning="acc = sum of x_padded * filter + bias, int32, "
+        "x has `inserts` [h, w] zeros between its elements (zx is 0 then, and strides 1), "
         "padding holds zx (the term -zx * sum(filter) is in bias); "
-        "if acc_shift >= 0 (depthwise only): acc = sat16(round(acc >> acc_shift)); "
+        "if acc_shift >= 0 (depthwise without inserts only): acc = sat16(round(acc >> acc_shift)); "
         "y = sat(round(acc * multiplier[oc] >> rshift[oc]) + zy). "
         "x (n,c,h,w) int8/uint8, filter int8 (oc,c/group,kh,kw), "
         "bias, multiplier, rshift int32 (oc). The lowering guarantees that no acc leaves int32.",

@@ -26,7 +26,8 @@ FLOATS = (Float32Type, Float16Type, BFloat16Type)
 """The element types F."""
 
 WINDOW = {"kernel_shape": (INTS, REQUIRED), "strides": (INTS, REQUIRED), "pads": (INTS, REQUIRED)}
-CONVOLUTION = {**WINDOW, "dilations": (INTS, REQUIRED), "group": (INT, 1), **RELU}
+FILTERING = {**WINDOW, "dilations": (INTS, REQUIRED), "inserts": (INTS, (0, 0)), "group": (INT, 1)}
+CONVOLUTION = {**FILTERING, **RELU}
 
 
 def _element(value: SSAValue) -> Attribute | None:
@@ -84,8 +85,8 @@ ROWS = (
         "tpu.FloatConv2D",
         ("input", "filter", "bias"),
         CONVOLUTION,
-        "y = relu(sum of x_padded * filter + bias), padding zero. x (n,c,h,w) F, filter F (oc,c/group,kh,kw), "
-        "bias f32 (oc).",
+        "y = relu(sum of x_padded * filter + bias), padding and `inserts` zero. x (n,c,h,w) F, "
+        "filter F (oc,c/group,kh,kw), bias f32 (oc).",
         in_one_float_type(2, 1),
     ),
     Row(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tpu_deploy.ir.geometry import spread_size
 from tpu_deploy.numbers import widened
 from tpu_deploy.runtime.reference.accumulation import FLOAT32_EXACT, exact_ranges, session, sum_bounds
 from tpu_deploy.runtime.reference.floating import Finish, dequantized, fed, fed_dtype, with_bias
@@ -86,19 +87,29 @@ def _over_images(site: Site, parts: list[Part], finish: Finish) -> Kernel:
     per_call = min(max(1, CALL // math.prod(site.shape[1:])), -(-images // site.workers.threads))
     alone = per_call >= images
     accumulate = _session(site, parts, site.workers.threads if alone else 1)
+    inserts = site.attributes["inserts"]
 
     def run(operands: Sequence[Array]) -> Array:
         result = np.empty((images, channels, math.prod(plane)), site.dtype)
 
         def some(first: int) -> None:
             part = result[first : first + per_call]
-            sums = accumulate.run(None, {"x": fed(operands[0][first : first + per_call])})
+            sums = accumulate.run(None, {"x": fed(spread(operands[0][first : first + per_call], inserts))})
             finish([each.reshape(part.shape) for each in sums], part, alone)
 
         site.workers.run([partial(some, first) for first in range(0, images, per_call)])
         return result.reshape(site.shape)
 
     return run
+
+
+def spread(x: Array, inserts: Sequence[int]) -> Array:
+    """(n, c, h, w) with zeros between its rows and columns."""
+    if not any(inserts):
+        return x
+    result = np.zeros((*x.shape[:2], *map(spread_size, x.shape[2:], inserts)), x.dtype)
+    result[:, :, :: inserts[0] + 1, :: inserts[1] + 1] = x
+    return result
 
 
 def narrowed(sums: Sequence[Array], bias: Array, shift: int) -> Array:
@@ -151,7 +162,8 @@ def _session(site: Site, parts: list[Part], threads: int) -> Any:
         held[f"filter{i}"] = weights.astype(np.float32)
         nodes.append(helper.make_node("Conv", [sources[i], f"filter{i}"], [results[i]], **window))
     pointwise = max(window["kernel_shape"]) == 1 and math.prod(site.shape[2:]) >= LARGE_PLANE
-    operand_shape: list[int | str] = ["n", *site.operand_shape(0)[1:]]
+    channels, *plane = site.operand_shape(0)[1:]
+    operand_shape: list[int | str] = ["n", channels, *map(spread_size, plane, site.attributes["inserts"])]
     return session(
         nodes,
         ("x", fed_dtype(site.operand_dtype(0)), operand_shape),
