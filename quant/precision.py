@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from xdsl.ir import Operation
 
@@ -34,24 +35,53 @@ def precisions_of(
         if op.name not in MOVEMENTS or name_of(op) in wanted
     }
     made = found | dict(results or {})
-    for cluster in _clusters_of_movements(network, found):
-        inside = {name_of(op) for op in cluster}
-        makers = {made[n] for op in cluster for n in _names(_makers(op)) - inside}
-        readers = {found[n] for op in cluster for n in _names(_readers(op)) - inside}
-        siblings = {found[n] for op in cluster for n in _names(_siblings(network, op)) - inside}
-        precision = _following(makers, readers, siblings)
-        found |= dict.fromkeys(inside, precision)
-        made |= dict.fromkeys(inside, precision)
+    for cluster in movements(network, found):
+        found |= dict.fromkeys(cluster.inside, cluster.precision(found, made))
     return {name_of(op): found[name_of(op)] for op in network.operations}
 
 
-def _following(makers: set[str], readers: set[str], siblings: set[str]) -> str:
-    """The precision of movements from `makers` to `readers` that share what they read with `siblings`."""
-    touching = makers | readers | siblings
-    passes_floats = makers & FLOATS.keys() and readers & FLOATS.keys()
-    if "INT8" in touching and not passes_floats:
-        return "INT8"
-    return next((precision for precision in FLOATS if precision in touching), "F32")
+@dataclass(frozen=True)
+class Movements:
+    """Movements that touch each other, and so have one precision: the names of the operations `inside`.
+
+    `makers` compute what they read, `readers` read what they make, `siblings` read what they read.
+    """
+
+    inside: frozenset[str]
+    makers: frozenset[str]
+    readers: frozenset[str]
+    siblings: frozenset[str]
+
+    def precision(self, computed: Mapping[str, str], made: Mapping[str, str]) -> str:
+        """The precision that follows from those which the others compute in, and make their results in."""
+        makers = {made[name] for name in self.makers}
+        readers = {computed[name] for name in self.readers}
+        touching = makers | readers | {computed[name] for name in self.siblings}
+        passes_floats = makers & FLOATS.keys() and readers & FLOATS.keys()
+        if "INT8" in touching and not passes_floats:
+            return "INT8"
+        return next((precision for precision in FLOATS if precision in touching), "F32")
+
+
+def movements(network: Network, settled: Collection[str] = ()) -> list[Movements]:
+    """The movements of a network whose precision is not `settled`, those together that touch each other."""
+    waiting = {name_of(op): op for op in network.operations if op.name in MOVEMENTS and name_of(op) not in settled}
+    found = []
+    while waiting:
+        _, first = waiting.popitem()
+        cluster, front = [first], [first]
+        while front:
+            op = front.pop()
+            for neighbour in [*_makers(op), *_readers(op), *_siblings(network, op)]:
+                if waiting.pop(name_of(neighbour), None) is not None:
+                    cluster.append(neighbour)
+                    front.append(neighbour)
+        inside = _names(cluster)
+        makers = {name for op in cluster for name in _names(_makers(op)) - inside}
+        readers = {name for op in cluster for name in _names(_readers(op)) - inside}
+        siblings = {name for op in cluster for name in _names(_siblings(network, op)) - inside}
+        found.append(Movements(frozenset(inside), frozenset(makers), frozenset(readers), frozenset(siblings)))
+    return found
 
 
 def _names(operations: Iterable[Operation]) -> set[str]:
@@ -71,20 +101,3 @@ def _siblings(network: Network, op: Operation) -> list[Operation]:
     """The other readers of what `op` reads."""
     shared = [v for v in op.operands if network.weight(v) is None and not is_absent(v)]
     return [use.operation for v in shared for use in v.uses if use.operation.name not in STRUCTURAL]
-
-
-def _clusters_of_movements(network: Network, settled: Mapping[str, str]) -> list[list[Operation]]:
-    """Movements whose precision is not settled, those together that touch each other."""
-    waiting = {name_of(op): op for op in network.operations if name_of(op) not in settled}
-    clusters = []
-    while waiting:
-        _, first = waiting.popitem()
-        cluster, front = [first], [first]
-        while front:
-            op = front.pop()
-            for neighbour in [*_makers(op), *_readers(op), *_siblings(network, op)]:
-                if waiting.pop(name_of(neighbour), None) is not None:
-                    cluster.append(neighbour)
-                    front.append(neighbour)
-        clusters.append(cluster)
-    return clusters
