@@ -29,8 +29,9 @@ class Figures:
 class Trial:
     """A change that was tried, with the figures before and after it.
 
-    `kind` is threshold, asymmetric, weights, precision or together. `helps`: the output comes nearer by more than
-    chance explains.
+    `kind` is threshold, asymmetric, weights, result (a float result), precision (a float operation) or together.
+    `helps`: the output comes nearer by more than chance explains. Of a layer's trials that help, the one to be proposed
+    was compiled and has `cycles`.
     """
 
     kind: str
@@ -58,7 +59,8 @@ class Remedy:
 @dataclass(frozen=True)
 class Advice:
     """One bad layer. `born` is the error it adds over the norm of its tensor, `output_share` its share of the outputs'
-    error (None: not measured), `tried` how many changes were tried for it; `remedy` is the best of those that help.
+    error (None: not measured), `tried` how many changes were tried for it; `remedy` is what to do, if one of them
+    helps.
     """
 
     tensor: str
@@ -80,8 +82,7 @@ def _of_layer(layer: Layer, rank: int, trials: Sequence[Trial]) -> Advice:
     why = layer.explanation
     assert why is not None
     own = [(k, each) for k, each in enumerate(trials) if each.tensor == layer.name and each.kind != "together"]
-    helpful = [(k, each) for k, each in own if each.helps]
-    best = max(helpful, key=lambda pair: pair[1].gain_db, default=None)
+    best = next(((k, each) for k, each in own if each.helps and each.after.cycles is not None), None)
     remedy = None if best is None else Remedy(sentence(best[1]), best[0])
     return Advice(
         layer.name, layer.operation, rank, why.origin.born, why.output_share, cause_of(layer), len(own), remedy

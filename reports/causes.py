@@ -106,10 +106,11 @@ def _channel(layer: Layer, why: Explanation) -> str:
 
 
 def _clipping(layer: Layer) -> str:
-    near = layer.similarity
+    near, held = layer.similarity, layer.stored_range
+    stores = "" if held is None else f" ({held[0]:.3g} to {held[1]:.3g})"
     return (
-        f"clipping: {percent(near.saturated)} of its values lie beyond what it stores, "
-        f"which goes from {near.expected_min:.3g} to {near.expected_max:.3g} in float"
+        f"clipping: {percent(near.saturated)} of its values lie beyond what it stores{stores}; "
+        f"in float they go from {near.expected_min:.3g} to {near.expected_max:.3g}"
     )
 
 

@@ -66,6 +66,14 @@ class Layer:
         return channel_count(self.shape)
 
     @property
+    def stored_range(self) -> tuple[float, float] | None:
+        """The smallest and largest real value that is stored; None for floats."""
+        if self.scale is None:
+            return None
+        ends, zero = np.iinfo(self.dtype), self.zero_point or 0
+        return self.scale * (int(ends.min) - zero), self.scale * (int(ends.max) - zero)
+
+    @property
     def is_below_resolution(self) -> bool:
         """Whether all of the float tensor rounds to zero in its quantized type."""
         largest = max(abs(self.similarity.expected_min), abs(self.similarity.expected_max))

@@ -23,7 +23,8 @@ def worst_layers(told: Sequence[Advice], trials: Sequence[Trial]) -> str:
         if each.remedy is not None:
             lines.append(f"        remedy: {each.remedy.sentence}")
         elif each.tried:
-            lines.append(f"        none of {each.tried} changes tried for it helps the output")
+            tried = "the one change tried" if each.tried == 1 else f"none of {each.tried} changes tried"
+            lines.append(f"        {tried} for it {'does not help' if each.tried == 1 else 'helps'} the output")
     all_of_them = together(trials)
     if all_of_them is not None:
         before, after = (decibels(figures.output_sqnr_db) for figures in (all_of_them.before, all_of_them.after))

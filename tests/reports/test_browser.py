@@ -13,6 +13,8 @@ import pytest
 from small_model import feeds, saved, small_model
 
 import tpu_deploy
+from tpu_deploy.reports.page import render
+from tpu_deploy.reports.record import read
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +129,26 @@ def test_the_page_of_a_difference_shows_what_moved(page: Any, folder: Path) -> N
     page.fill("#filter", "matmul")
     assert column(page, 1) == ["scores"]
     assert page.locator("#chart rect.hit").count() == 7
+
+
+def test_a_search_over_precisions_is_drawn(page: Any, folder: Path) -> None:
+    record = read(folder / "good")
+    points = [
+        {
+            "cycles": 100 + 50 * k,
+            "similarity": 0.9 + 0.03 * k,
+            "float_operations": k,
+            "chosen": k == 2,
+            "label": f"plan {k}",
+        }
+        for k in range(4)
+    ]
+    record["search"] = {"target": "similarity >= 0.95", "points": points}
+    (folder / "search.html").write_text(render(record))
+    page.goto((folder / "search.html").as_uri())
+    assert page.locator("#front circle").count() == 4
+    page.locator("#front circle").nth(2).hover()
+    assert "plan 2" in page.locator(".drawing:has(#front) .tip").inner_text()
 
 
 def test_pages_do_not_scroll_sideways(page: Any, folder: Path) -> None:

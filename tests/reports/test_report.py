@@ -103,6 +103,12 @@ def test_a_record_is_read_back_and_anything_else_refused(report: Path, record: d
         read(tmp_path / "absent")
 
 
+def test_every_key_and_column_is_documented(record: dict[str, Any]) -> None:
+    told = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    columns = list(record["layers"][0])
+    assert [name for name in [*record, *columns] if f"`{name}`" not in told] == []
+
+
 def test_cycles_by_tensor_add_up_to_those_of_the_engines(record: dict[str, Any]) -> None:
     timing = record["timing"]
     assert sum(row["tiu_cycles"] for row in timing["by_tensor"]) == timing["tiu_busy"]

@@ -158,6 +158,7 @@ def demonstration(found: Demonstration) -> str:
             columns(layers, ("layer", "operation", "cosine", "SQNR"), frozenset({2, 3})),
             "",
             verification(built.verification),
+            *explained(built.reasons),
             "",
             f"accuracy on {found.images} images: float {found.float_accuracy:.1%}, INT8 {found.int8_accuracy:.1%} "
             f"(same class on {found.agreement:.1%})",

@@ -42,14 +42,17 @@ class Reasons:
     advice: Sequence[Advice]
 
 
-def reasons(build: Build, feeds: Sequence[Feed]) -> Reasons:
-    """Why the build is as near to the float network as it is, measured over all `feeds`."""
+def reasons(build: Build, feeds: Sequence[Feed], on_noise: bool = False) -> Reasons:
+    """Why the build is as near to the float network as it is, measured over all `feeds`.
+
+    On noise nothing is tried: what helps there says nothing about data.
+    """
     progress, reference = build.request.progress, Reference(build.tpu)
     layers = explain(build.top, reference, build.plan.operations, feeds, progress)
     progress.stage("Explain: the layers' shares of the output's error")
     layers = _with_output_shares(build, reference, feeds, layers)
     worst = worst_layers(layers)
-    trials = tried_remedies(_subject(build, feeds), worst, progress)
+    trials = [] if on_noise else tried_remedies(_subject(build, feeds), worst, progress)
     told = findings(layers, [name_of(value) for value in build.tpu.outputs])
     return Reasons(layers, told, trials, advice(worst, trials))
 

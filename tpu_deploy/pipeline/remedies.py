@@ -23,6 +23,9 @@ from tpu_deploy.reports.layers import Layer
 
 Value = TypeVar("Value")
 
+WORTH_DB = {"result": 0.2, "precision": 0.5}
+"""By how much more a change must help that costs cycles: a float result, a float operation."""
+
 TRIALS = 16
 """How many changes are tried at most."""
 
@@ -42,7 +45,7 @@ SKEWED = 0.9
 def tried_remedies(subject: Subject, layers: Sequence[Layer], progress: Progress = SILENT) -> list[Trial]:
     """Trials for the sake of `layers`, worst first: TRIALS at most, then one of the best of each layer together.
 
-    The best of each layer has cycles.
+    The one of each layer that is to be proposed has cycles.
     """
     if not layers or not subject.feeds:
         return []
@@ -61,7 +64,7 @@ def tried_remedies(subject: Subject, layers: Sequence[Layer], progress: Progress
                 found.append((trial, change))
         helpful = [pair for pair in found if pair[0].helps]
         if helpful:
-            trial, change = max(helpful, key=lambda pair: pair[0].gain_db)
+            trial, change = max(helpful, key=lambda pair: pair[0].gain_db - WORTH_DB.get(pair[0].kind, 0.0))
             compiled = bench.with_cycles(trial, change.plan)
             best.append((compiled, change))
             found = [(compiled if each is trial else each, change) for each, change in found]
@@ -204,7 +207,7 @@ class Candidates:
             scheme = self._subject.scheme
             results = {**scheme.results, name_of(op): precision}
             words = f"{precision} result of `{layer.result.tensor}`"
-            yield self._change("precision", layer, words, replace(scheme, results=results))
+            yield self._change("result", layer, words, replace(scheme, results=results))
 
     def _in_float(self, layer: SingleLayer) -> Iterator[Change]:
         op, scheme = self._makers[layer.result.tensor], self._subject.scheme

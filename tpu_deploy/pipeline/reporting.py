@@ -27,7 +27,8 @@ def write_report(build: Build) -> list[Path]:
     """Writes report.json, layers.csv and index.html into the folder asked for."""
     assert build.request.report is not None
     folder = made_folder(build.request.report, "--report")
-    build.reasons = None if build.verification is None else reasons(build, build.verification.feeds)
+    if build.verification is not None:
+        build.reasons = reasons(build, build.verification.feeds, build.verification.is_noise)
     layers = [] if build.reasons is None else build.reasons.layers
     return write(folder, record(build), layers, build.profile)
 
