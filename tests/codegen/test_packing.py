@@ -8,6 +8,7 @@ from tpu_deploy.chips import chip
 from tpu_deploy.codegen.emitters import packing
 from tpu_deploy.codegen.emitters.dense import merge_groups
 from tpu_deploy.codegen.layout import aligned_bytes, aligned_strides
+from tpu_deploy.numbers import BFLOAT16
 
 CHIP = chip("bm1684x")
 PROPERTY = settings(derandomize=True, max_examples=60, deadline=None)
@@ -26,15 +27,19 @@ def test_channel_c_lies_in_lane_c_mod_64_behind_the_lanes_earlier_channels(count
 
 
 @PROPERTY
-@given(st.integers(1, 4), st.sampled_from([1, 3, 63, 64, 65, 200]), st.integers(1, 3), st.integers(1, 3))
-def test_filters_hold_blocks_of_channels_and_in_each_the_taps(oc, ic, kh, kw):
-    block = CHIP.conv_block_i8
-    weights = np.random.default_rng(ic).integers(-128, 128, (oc, ic, kh, kw)).astype(np.int8)
+@given(
+    st.integers(1, 4), st.sampled_from([1, 3, 31, 33, 64, 65, 200]), st.integers(1, 3), st.integers(1, 3),
+    st.sampled_from([np.int8, np.float16, BFLOAT16, np.float32]),
+)  # fmt: skip
+def test_filters_hold_blocks_of_channels_and_in_each_the_taps(oc, ic, kh, kw, dtype):
+    weights = np.random.default_rng(ic).integers(-128, 128, (oc, ic, kh, kw)).astype(dtype)
+    itemsize = weights.dtype.itemsize
+    block = {1: 64, 2: 32, 4: 1}[itemsize]
     packed = packing.conv_filter(weights, CHIP)
-    assert packed.shape == (oc, packing.conv_filter_bytes(ic, kh, kw, 1, CHIP))
-    found = packed.view(np.int8).reshape(oc, -1, kh, kw, block)
-    assert (found.transpose(0, 1, 4, 2, 3).reshape(oc, -1, kh, kw)[:, :ic] == weights).all()
-    assert not found.transpose(0, 1, 4, 2, 3).reshape(oc, -1, kh, kw)[:, ic:].any()
+    assert packed.shape == (oc, packing.conv_filter_bytes(ic, kh, kw, itemsize, CHIP))
+    found = packed.view(weights.dtype).reshape(oc, -1, kh, kw, block)
+    channels = found.transpose(0, 1, 4, 2, 3).reshape(oc, -1, kh, kw)
+    assert (channels[:, :ic] == weights).all() and not channels[:, ic:].any()
 
 
 def test_a_record_holds_multiplier_minus_shift_zero_point_and_bias():
@@ -63,11 +68,14 @@ def test_an_aligned_tensor_has_its_elements_at_the_strides_of_the_layout(n, c, h
 
 
 @PROPERTY
-@given(st.sampled_from([1, 2, 3, 4, 6, 32, 60]), st.integers(1, 3), st.sampled_from([1, 2, 5, 40]))
-def test_merged_groups_compute_what_the_groups_compute(groups, outputs, inputs):
+@given(
+    st.sampled_from([1, 2, 3, 4, 6, 32, 60]), st.integers(1, 3), st.sampled_from([1, 2, 5, 40]),
+    st.sampled_from([64, 32, 1]),
+)  # fmt: skip
+def test_merged_groups_compute_what_the_groups_compute(groups, outputs, inputs, block):
     rng = np.random.default_rng(groups)
     filters = rng.integers(-128, 128, (groups * outputs, inputs, 2, 1)).astype(np.int8)
-    merged, count = merge_groups(filters, groups, CHIP.conv_block_i8, CHIP.lanes)
+    merged, count = merge_groups(filters, groups, block, CHIP.lanes)
     x = rng.integers(-128, 128, (groups * inputs, 2, 1))
     assert groups % count == 0 and merged.shape[1] * count == groups * inputs
     assert (grouped_sums(merged, x, count) == grouped_sums(filters, x, groups)).all()
