@@ -13,8 +13,15 @@ Floats = npt.NDArray[np.float32]
 BLOCK = 32
 """How many 16-bit products one tree adds."""
 
-_TREE_BYTES = 1 << 23
+_TREE_BYTES = 1 << 22
 """How many bytes of products are held at a time."""
+
+_EXPONENT_BIAS = 127
+_CUT_BITS = 24
+"""What a float32's exponent is stored above, and the bits that a term keeps below the leading one of the largest."""
+
+_SCALABLE = 2.0**-90
+"""Where the largest term is no smaller, terms scaled to integers overflow no float32, and no denormal counts."""
 
 _SAFE = 2.0**-100
 """Where all non-zero factors multiply to more than this, no product and no sum can be a denormal but zero."""
@@ -63,7 +70,28 @@ def tree_product(left: Floats, right: Floats, start: Floats) -> Floats:
 
 
 def aligned_sum(terms: Floats) -> Floats:
-    """The sum over axis 1 as the addition tree makes it: terms cut to 25 bits below the largest, then one rounding."""
+    """The sum over axis 1 as the addition tree makes it: terms cut to 25 bits below the largest, then one rounding.
+
+    Spends the terms.
+    """
+    largest = np.maximum(terms.max(axis=1), -terms.min(axis=1))
+    if not np.isfinite(largest).all() or ((largest < _SCALABLE) & (largest > 0)).any():
+        return _aligned_sum_of_any(terms)
+    exponent = largest.view(np.uint32) >> np.uint32(23)
+    terms *= _power(_CUT_BITS + 2 * _EXPONENT_BIAS - np.maximum(exponent, 1))[:, None]
+    total = terms.astype(np.int32).sum(axis=1, dtype=np.int32)
+    result: Floats = total.astype(np.float32) * _power(np.maximum(exponent, _CUT_BITS + 1) - _CUT_BITS)
+    return result
+
+
+def _power(exponent: npt.NDArray[np.uint32]) -> Floats:
+    """Powers of two with these exponents, as the bits of a float32 hold them."""
+    result: Floats = (np.minimum(exponent, 254) << np.uint32(23)).astype(np.uint32).view(np.float32)
+    return result
+
+
+def _aligned_sum_of_any(terms: Floats) -> Floats:
+    """The same of terms that may be tiny, infinite or NaN."""
     bits = terms.view(np.int32)
     exponent = bits >> 23 & 0xFF
     largest = exponent.max(axis=1, keepdims=True)
