@@ -106,6 +106,7 @@ def test_overflow_of_f16_is_found_and_not_masked(tmp_path: Path) -> None:
     data = [{"x": np.full((1, 4), 100, np.float32)}]
     with pytest.raises(tpu_deploy.errors.CheckFailed) as caught:
         tpu_deploy.deploy(made, precision="f16", data=data, output=tmp_path / "m.bmodel")
+    assert "try a wider --precision, for some operations by --qtable, or --gate" in str(caught.value)
     built = caught.value.deployment  # type: ignore[attr-defined]
     told = "4 of 4 values are NaN or infinite (f16 ends at 65504; BF16 and F32 reach further)"
     assert told in [finding.message for finding in built.verification.findings]

@@ -186,7 +186,9 @@ def _finished(build: Build) -> Deployment:
 
 def _accuracy_message(build: Build, check: Check) -> str:
     label = build.request.source.label
+    is_integer = "INT8" in build.plan.operations.values()
+    cure = "another --method, more samples" if is_integer else "a wider --precision, for some operations by --qtable"
     return (
         f"{label}: {check.stage} against {check.compared_with}: {check.figure}; the first to break is {check.blame}; "
-        f"{build.request.output} is written; try another --method, more samples, or --gate"
+        f"{build.request.output} is written; try {cure}, or --gate"
     )
