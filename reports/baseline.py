@@ -27,8 +27,8 @@ MEMORY_KEYS = ("coefficients", "context", "local_peak")
 class Baseline:
     """The figures of one build that a guard watches.
 
-    `layers` and `thresholds` are by tensor name; `commands` counts by engine; `memory` is in bytes. `metric` is None
-    where no task was measured.
+    `layers` and `thresholds` are by tensor name; `commands` counts by engine; `memory` is in bytes. `metrics` are figures
+    of the task by name, `value` and `error` (its standard error) each; more is better.
     """
 
     label: str
@@ -38,7 +38,7 @@ class Baseline:
     samples: str
     layers: Mapping[str, Mapping[str, Any]]
     thresholds: Mapping[str, Mapping[str, Any]]
-    metric: Mapping[str, Any] | None
+    metrics: Mapping[str, Mapping[str, Any]]
     commands: Mapping[str, int]
     memory: Mapping[str, int]
     cycles: int
@@ -59,7 +59,7 @@ def of_record(record: Mapping[str, Any]) -> Baseline:
         samples=verification.get("inputs", ""),
         layers={row["name"]: {key: row.get(key) for key in LAYER_KEYS} for row in record["layers"]},
         thresholds={n: {k: t[k] for k in ("threshold", "dtype")} for n, t in record["thresholds"].items()},
-        metric=record.get("metric"),
+        metrics={},
         commands={engine: each["total"] for engine, each in record["commands"].items()},
         memory={key: record["memory"][key] for key in MEMORY_KEYS},
         cycles=record["timing"]["cycles"],
@@ -87,6 +87,15 @@ def read(path: Path) -> Baseline:
         raise BadInput(f"{path}: lacks what a report holds ({error}); write it anew with `deploy --report`") from error
 
 
+def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
+    """The figures that `evaluate --json` printed into a file. Raises BadInput, naming the file, for anything else."""
+    try:
+        scores = [result["score"] for result in _json(path)["results"]]
+        return {score["metric"]: {"value": score["value"], "error": score["error"]} for score in scores}
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: is not what `evaluate --json` prints (no {error})") from error
+
+
 def write(path: Path, baseline: Baseline) -> None:
     """Writes a baseline. Raises BadInput when that cannot be done."""
     with replacing(path) as stream:
@@ -99,7 +108,7 @@ def _json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise BadInput(f"{path}: is no JSON ({error}); give the report.json of `deploy --report`") from error
+        raise BadInput(f"{path}: is no JSON ({error})") from error
     if not isinstance(found, dict):
         raise BadInput(f"{path}: is neither a report nor a baseline; give the report.json of `deploy --report`")
     return found

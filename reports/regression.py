@@ -68,18 +68,17 @@ def number(value: Any) -> float:
 
 
 def _metric(now: Baseline, before: Baseline, tolerances: Tolerances) -> Iterator[Verdict]:
-    if before.metric is None:
-        return
-    name, old = before.metric["name"], number(before.metric["value"])
-    if now.metric is None or now.metric["name"] != name:
-        yield Verdict("metric", name, f"{old:.6g}", "not measured", True, "the report has no such metric")
-        return
-    new, error = number(now.metric["value"]), number(before.metric.get("standard_error"))
-    fall = old - new if before.metric.get("higher_is_better", True) else new - old
-    allowed = max(tolerances.metric.drop, 0.0 if math.isnan(error) else tolerances.metric.standard_errors * error)
-    worse = not fall <= allowed
-    reason = f"worse by {fall:.4g}, allowed are {allowed:.4g}" if worse else ""
-    yield Verdict("metric", name, f"{old:.6g}", f"{new:.6g}", worse, reason)
+    for name, kept in before.metrics.items():
+        old, error = number(kept["value"]), number(kept["error"])
+        if name not in now.metrics:
+            yield Verdict("metric", name, f"{old:.6g}", "not measured", True, "it was not measured this time")
+            continue
+        new = number(now.metrics[name]["value"])
+        fall = old - new
+        allowed = max(tolerances.metric.drop, 0.0 if math.isnan(error) else tolerances.metric.standard_errors * error)
+        worse = not fall <= allowed
+        reason = f"worse by {fall:.4g}, allowed are {allowed:.4g}" if worse else ""
+        yield Verdict("metric", name, f"{old:.6g}", f"{new:.6g}", worse, reason)
 
 
 def _layers(now: Baseline, before: Baseline, tolerances: Tolerances, moved: set[str]) -> Iterator[Verdict]:

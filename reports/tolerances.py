@@ -23,7 +23,7 @@ class LayerTolerance:
 
 @dataclass(frozen=True)
 class MetricTolerance:
-    """How far the task metric may fall: the larger of `drop`, in its own units, and so many standard errors."""
+    """How far a figure of the task may fall: the larger of `drop`, in its own units, and so many standard errors."""
 
     drop: float = 0.0
     standard_errors: float = 1.0

@@ -32,7 +32,6 @@ def record(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "verification": {"inputs": "8 samples", "is_noise": False, "batches": 8, "checks": []},
         "layers": layers,
         "thresholds": {each["name"]: {"threshold": 2.0, "dtype": each["dtype"]} for each in layers},
-        "metric": {"name": "top1", "value": 0.9, "standard_error": 0.01, "higher_is_better": True},
         "commands": {"TIU": {"total": 100, "opcodes": {}}, "GDMA": {"total": 200, "opcodes": {}}},
         "memory": {"coefficients": 4096, "context": 8192, "local_peak": 100000},
         "timing": {"cycles": 10000},

@@ -42,15 +42,16 @@ def assert_no_regression(
     baseline: str | os.PathLike[str],
     tolerances: Tolerances | str | os.PathLike[str] | None = None,
     update: bool | None = None,
+    metrics: str | os.PathLike[str] | None = None,
 ) -> None:
     """Fails, naming every figure that got worse and why, when a report (report.json or its folder) breaks a baseline.
 
-    `tolerances` as in `tpu_deploy.check`; `update` (default: whether pytest runs with `--update-baselines`) makes the
+    `tolerances` and `metrics` as in `tpu_deploy.check`; `update` (default: whether pytest runs with `--update-baselines`) makes the
     report the baseline instead. Raises AssertionError; BadInput when a file cannot be used.
     """
     import tpu_deploy
     from tpu_deploy.reports import regression_text
 
-    found = tpu_deploy.check(report, baseline, tolerances, _updating if update is None else update)
+    found = tpu_deploy.check(report, baseline, tolerances, _updating if update is None else update, metrics)
     if found.worse:
         raise AssertionError(f"{baseline}: {found.label} got worse\n{regression_text.terminal(found)}")

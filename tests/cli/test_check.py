@@ -49,6 +49,19 @@ def test_a_worse_report_exits_1_and_names_the_layer(kept: tuple[str, str], tmp_p
     assert "`b`" in (tmp_path / "c.md").read_text()
 
 
+def test_figures_of_the_task_are_part_of_the_baseline(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    def figures(value: float) -> str:
+        score = {"metric": "topk", "value": value, "error": 0.01, "unit": "%"}
+        return written(tmp_path, "figures.json", {"results": [{"score": score, "float_score": None, "change": None}]})
+
+    assert run(["check", *kept[:1], "--baseline", kept[1], "--metrics", figures(0.9), "--update"]) == 0
+    assert run(["check", *kept[:1], "--baseline", kept[1], "--metrics", figures(0.9)]) == 0
+    assert run(["check", *kept[:1], "--baseline", kept[1], "--metrics", figures(0.7)]) == 1
+    assert "topk: 0.9 -> 0.7" in capsys.readouterr().out
+    assert run(["check", *kept[:1], "--baseline", kept[1], "--metrics", kept[0]]) == 2
+    assert "evaluate --json" in capsys.readouterr().err
+
+
 def test_tolerances_decide(kept: tuple[str, str], tmp_path: Path) -> None:
     report = written(tmp_path, "worse.json", record(row("a"), row("b", 10.0), row("c")))
     allowed = written(tmp_path, "t.toml", "[layers]\nsqnr_db = 30\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ from report_records import record, row
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.reports import baseline, regression_text, tolerances
+from tpu_deploy.reports.baseline import Baseline
 from tpu_deploy.reports.regression import CHECKS, Comparison, Verdict, compare
 from tpu_deploy.reports.tolerances import (
     HashTolerance,
@@ -43,7 +45,7 @@ def test_the_same_build_is_never_worse() -> None:
         memory=RelativeTolerance(0.0),
         cycles=RelativeTolerance(0.0),
     )
-    same = baseline.of_record(record())
+    same = measured(0.9)
     found = compare(same, same, strict)
     assert not found.worse
     assert {v.check for v in found.verdicts} == set(CHECKS)
@@ -108,20 +110,25 @@ def test_a_tensor_that_is_gone_is_worse() -> None:
     assert only(held(record(row("a"), row("b")))).reason == "the network has no such tensor any more"
 
 
-@pytest.mark.parametrize(("value", "worse"), [(0.895, False), (0.885, True), (0.95, False)])
-def test_the_metric_may_fall_by_a_standard_error(value: float, worse: bool) -> None:
-    now = record(metric={"name": "top1", "value": value, "standard_error": 0.01, "higher_is_better": True})
-    assert bool(held(now).worse) is worse
+def measured(value: float | None, error: float | None = 0.01) -> Baseline:
+    """A build for which `topk` was measured, or nothing."""
+    metrics = {} if value is None else {"topk": {"value": value, "error": error}}
+    return replace(baseline.of_record(record()), metrics=metrics)
 
 
-def test_a_metric_where_less_is_better_may_not_rise() -> None:
-    metric = {"name": "error", "value": 0.1, "standard_error": None, "higher_is_better": False}
-    assert held(record(metric={**metric, "value": 0.2}), record(metric=metric)).worse
-    assert not held(record(metric={**metric, "value": 0.05}), record(metric=metric)).worse
+@pytest.mark.parametrize(("value", "worse"), [(0.895, False), (0.885, True), (0.95, False), (float("nan"), True)])
+def test_a_metric_may_fall_by_a_standard_error(value: float, worse: bool) -> None:
+    assert bool(compare(measured(value), measured(0.9), Tolerances()).worse) is worse
+
+
+def test_a_metric_without_an_error_may_fall_by_the_drop_allowed() -> None:
+    allowed = Tolerances(metric=MetricTolerance(drop=0.02))
+    assert not compare(measured(0.885), measured(0.9, None), allowed).worse
+    assert compare(measured(0.885), measured(0.9, None), Tolerances()).worse
 
 
 def test_a_metric_that_is_no_longer_measured_is_worse() -> None:
-    assert only(held(record(metric=None))).check == "metric"
+    assert only(compare(measured(None), measured(0.9), Tolerances())).check == "metric"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ def check(
     tolerances: Annotated[
         str | None, typer.Option(metavar="FILE.toml", help="How much worse each figure may be.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="What `evaluate --json` printed: figures of the task.")
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Make this report the baseline.")] = False,
     junit: Annotated[str | None, typer.Option(metavar="FILE", help="Write the verdicts as JUnit's XML.")] = None,
     markdown: Annotated[str | None, typer.Option(metavar="FILE", help="Write a comment for a pull request.")] = None,
@@ -27,7 +30,7 @@ def check(
     from tpu_deploy.files import replacing
     from tpu_deploy.reports import regression_text
 
-    found = tpu_deploy.check(report, baseline, tolerances, update)
+    found = tpu_deploy.check(report, baseline, tolerances, update, metrics)
     if junit is not None:
         with replacing(junit) as stream:
             stream.write(regression_text.junit(found))

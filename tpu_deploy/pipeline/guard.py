@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from tpu_deploy.errors import BadInput
@@ -16,17 +17,23 @@ PathLike = str | os.PathLike[str]
 
 
 def check(
-    report: PathLike, baseline: PathLike, tolerances: Tolerances | PathLike | None = None, update: bool = False
+    report: PathLike,
+    baseline: PathLike,
+    tolerances: Tolerances | PathLike | None = None,
+    update: bool = False,
+    metrics: PathLike | None = None,
 ) -> Comparison:
     """Every figure of a report (report.json or its folder) held against a baseline.
 
-    `tolerances` says how much worse each may be (default: `Tolerances()`), or names a TOML file that does. `update`
+    `metrics` names a file with what `evaluate --json` printed, which is then part of the report. `tolerances` says how much worse each may be (default: `Tolerances()`), or names a TOML file that does. `update`
     first makes the report the baseline. `comparison.worse` is what a CI should fail on.
     Raises BadInput for files that are missing or of another kind, and where report and baseline are of different chips
     or precisions.
     """
     now, target = baselines.read(Path(report)), Path(baseline)
     allowed = _allowed(tolerances)
+    if metrics is not None:
+        now = replace(now, metrics=baselines.read_metrics(Path(metrics)))
     if not now.layers:
         raise BadInput(f"{report}: was made without verification, it tells of no layer; deploy without --no-verify")
     if update:
