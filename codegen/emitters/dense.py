@@ -158,11 +158,12 @@ def _chunk_steps(
     start = epilogue.constant_bytes(held.slots)
     filters = Access(held.buffer, start + slots[0] * size, start + slots[1] * size)
     sums = y if epilogue.is_direct else Local(f"acc{place}", y.dims, epilogue.sums)
-    multiply = tiu.convolution(sums, x, filters, window, chip, bias=epilogue.bias(held, slots))
+    begin = epilogue.begin(sums, held, place, slots)
+    multiply = tiu.convolution(sums, x, filters, window, chip, bias=epilogue.bias(held, slots), add=bool(begin))
     if epilogue.is_direct:
         return [], [multiply]
     buffers, actions = epilogue.finish(sums, y, held, place, slots)
-    return [_sums_buffer(sums, y, chip), *buffers], [multiply, *actions]
+    return [_sums_buffer(sums, y, chip), *buffers], [*begin, multiply, *actions]
 
 
 def _sums_buffer(sums: Local, y: Local, chip: Chip) -> Buffer:
@@ -264,9 +265,11 @@ def _split_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
     ]
     key = f"{op.result.name}:{first}:{last}"
     pack = partial(epilogue.pack, first, last)
+    begin = epilogue.begin(acc, held, "", (0, slots))
     actions: list[Action] = [
         LoadConstant(f"{key}:constants", lanes, constants.bytes, constants.name, pack),
         *prepare,
+        *begin,
     ]
     for index, low in enumerate(range(0, problem.channels_in, step)):
         high = min(low + step, problem.channels_in)
@@ -280,7 +283,7 @@ def _split_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
         actions += [
             LoadConstant(f"{key}:{low}", lanes, row, weights.buffer, pack),
             *loads,
-            tiu.convolution(acc, x, weights, window, chip, bias=bias, add=index > 0),
+            tiu.convolution(acc, x, weights, window, chip, bias=bias, add=index > 0 or bool(begin)),
         ]
     scratch, steps = epilogue.finish(acc, y, held, "", (0, slots))
     store = StoreResult(op.result.shape, problem.axes, box, "y")

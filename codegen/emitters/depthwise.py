@@ -86,6 +86,10 @@ class Narrowing:
         start = record_bytes(constants.slots, self.problem.chip)
         return Access(constants.buffer, start + slots[0] * 4, start + slots[1] * 4)
 
+    def begin(self, acc: Local, constants: Held, place: str, slots: tuple[int, int]) -> list[Action]:
+        """Nothing."""
+        return []
+
     def finish(
         self, acc: Local, y: Local, constants: Held, place: str, slots: tuple[int, int]
     ) -> tuple[list[Buffer], list[Action]]:

@@ -57,6 +57,10 @@ class Epilogue(Protocol):
         """What the instruction that sums adds of the constants of these channel groups."""
         ...
 
+    def begin(self, acc: Local, constants: Held, place: str, slots: tuple[int, int]) -> list[Action]:
+        """What fills the place of the sums of these channel groups before anything is added to it."""
+        ...
+
     def finish(
         self, acc: Local, y: Local, constants: Held, place: str, slots: tuple[int, int]
     ) -> tuple[list[Buffer], list[Action]]:

@@ -89,6 +89,10 @@ class FloatSums:
         """The bias of these channel groups."""
         return Access(constants.buffer, slots[0] * WORD, slots[1] * WORD)
 
+    def begin(self, acc: Local, constants: Held, place: str, slots: tuple[int, int]) -> list[Action]:
+        """Nothing."""
+        return []
+
     def finish(
         self, acc: Local, y: Local, constants: Held, place: str, slots: tuple[int, int]
     ) -> tuple[list[Buffer], list[Action]]:
@@ -127,6 +131,10 @@ class Dequantization:
     def bias(self, constants: Held, slots: tuple[int, int]) -> Access | None:
         """The bias of these channel groups, for an instruction that adds int32."""
         return Access(constants.buffer, slots[0] * WORD, slots[1] * WORD) if self.is_bias_added else None
+
+    def begin(self, acc: Local, constants: Held, place: str, slots: tuple[int, int]) -> list[Action]:
+        """Nothing."""
+        return []
 
     def finish(
         self, acc: Local, y: Local, constants: Held, place: str, slots: tuple[int, int]
