@@ -51,18 +51,20 @@ class FloatMaker(Maker):
     def dequantize(self, x) -> SSAValue:
         return self.op("tpu.Dequantize", [x], self.type(shape_of(x)))
 
-    def window(self, x, oc, kernel, strides, pads, dilations) -> tuple[Shape, list[int], list[int]]:
+    def window(self, x, oc, kernel, strides, pads, dilations, inserts) -> tuple[Shape, list[int], list[int]]:
         """The result's shape, with kernel and dilations that fit."""
         n, _, *sizes = shape_of(x)
         kernel, dilations, out = list(kernel), list(dilations), []
-        for axis, size in enumerate(sizes):
+        for axis, size in enumerate(map(geometry.spread_size, sizes, inserts)):
             both = pads[axis] + pads[2 + axis]
             if size + both < dilations[axis] * (kernel[axis] - 1) + 1:
                 kernel[axis], dilations[axis] = 1, 1
             out.append(geometry.output_size(size, kernel[axis], strides[axis], both, dilations[axis]))
         return (n, oc, *out), kernel, dilations
 
-    def conv(self, x, oc=None, kernel=None, strides=None, pads=None, dilations=None, group=1, relu=None) -> SSAValue:
+    def conv(
+        self, x, oc=None, kernel=None, strides=None, pads=None, dilations=None, group=1, relu=None, inserts=(0, 0)
+    ) -> SSAValue:
         """A convolution of floats, or of integers with a float result."""
         rng, c = self.rng, shape_of(x)[1]
         oc = oc or int(rng.integers(1, 150))
@@ -70,9 +72,10 @@ class FloatMaker(Maker):
         strides = strides or [int(k) for k in rng.integers(1, 4, 2)]
         dilations = dilations or [int(k) for k in rng.integers(1, 3, 2)]
         pads = pads or [int(k) for k in rng.integers(0, 4, 4)]
-        shape, kernel, dilations = self.window(x, oc, kernel, strides, pads, dilations)
+        shape, kernel, dilations = self.window(x, oc, kernel, strides, pads, dilations, inserts)
         filters = (oc, c // group, *kernel)
-        attributes = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations, "group": group}
+        attributes = {"kernel_shape": kernel, "strides": strides, "pads": pads, "dilations": dilations}
+        attributes |= {"group": group, "inserts": inserts}
         constants = [self.values(*filters), self.single(oc)]
         if uniform_of(x):
             weights = rng.integers(-127, 128, filters).astype(np.int8)
@@ -85,6 +88,12 @@ class FloatMaker(Maker):
     def add_depthwise(self, x) -> SSAValue:
         c = shape_of(x)[1]
         return self.conv(x, oc=c, group=c)
+
+    def add_spread(self, x) -> SSAValue:
+        """A convolution, dense or depthwise, of an input with zeros between its elements."""
+        c, inserts = shape_of(x)[1], [int(k) for k in self.rng.choice([0, 1, 2, 6, 9], 2)]
+        group = int(self.rng.choice([1, c]))
+        return self.conv(x, oc=c if group > 1 else None, strides=[1, 1], group=group, inserts=inserts)
 
     def add_grouped(self, x) -> SSAValue:
         c = shape_of(x)[1]
@@ -175,6 +184,7 @@ SUMMED: dict[str, Make] = {
     "conv": FloatMaker.conv,
     "depthwise": FloatMaker.add_depthwise,
     "grouped": FloatMaker.add_grouped,
+    "spread": FloatMaker.add_spread,
     "matmul": FloatMaker.matmul,
     "average_pool": FloatMaker.average_pool,
 }

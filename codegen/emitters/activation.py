@@ -123,10 +123,11 @@ def _program_tile(
 def _program_variants(op: OperationView, chip: Chip, steps: Program) -> list[Variant]:
     """The program over all elements alike; where operands differ between channels the channels are in their lanes."""
     read = {operand for step in steps for operand in step.operands}
-    for name in op.names:
-        if name in read and op.operand(name).constant is not None and op.constant(name).size == 1:
-            steps = with_number(steps, name, float(op.constant(name).reshape(-1)[0]))
-    names = tuple(n for n in op.names if n != "input" and any(n in step.operands for step in steps))
+    constants = {name: op.constant(name).reshape(-1) for name in op.names if name in read}
+    for name, array in constants.items():
+        if array.size == 1:
+            steps = with_number(steps, name, float(array[0]))
+    names = tuple(name for name, array in constants.items() if array.size > 1)
     found = elementwise_variants(op.result.shape, chip, partial(_program_tile, op, chip, steps, names))
     return found[1:] if names else found
 

@@ -57,10 +57,9 @@ def gathering_pays(problem: Problem) -> bool:
     return passes * (kh - 1) * kw > transfer / chip.dma_bytes_per_cycle
 
 
-def _gathered_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
-    """Channel ky * ic + c of the gathered input holds, for each output row, the input row that tap row ky reads."""
-    op, chip, x_type = problem.op, problem.chip, problem.op.operand("input")
-    ic, (kh, kw), stride = problem.channels_in, problem.kernel, problem.strides[0]
+def _gather(problem: Problem, box: Box) -> tuple[Local, list[Action]]:
+    """The gathered input: channel ky * ic + c holds, for each output row, the input row that tap row ky reads."""
+    x, ic, kh, stride = problem.op.operand("input"), problem.channels_in, problem.kernel[0], problem.strides[0]
     columns, height = problem.span(box, 1), problem.x_dims[2]
     first, last = box.start[2], box.stop[2]
     width = max(columns.last - columns.first, 1)
@@ -73,33 +72,38 @@ def _gathered_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgra
         for start, stop in ((first, low), (high, last)):
             if start < stop:
                 edge = Box((0, ky * ic, start - first, 0), (dims[0], (ky + 1) * ic, stop - first, width))
-                actions.append(Fill("x", dims, x_type.dtype.itemsize, problem.zero, edge))
+                actions.append(Fill("x", dims, x.dtype.itemsize, problem.zero, edge))
         if low < high:
             read = Box(
                 (box.start[0], 0, low * stride - ahead, columns.first),
                 (box.stop[0], ic, (high - 1) * stride - ahead + 1, columns.last),
             )
             into = (dims, (0, ky * ic, low - first, 0))
-            actions.append(LoadOperand(0, x_type.shape, problem.axes, read, "x", into, stride))
+            actions.append(LoadOperand(0, x.shape, problem.axes, read, "x", into, stride))
+    return Local("x", dims, x.dtype), actions
+
+
+def _gathered_tile(problem: Problem, epilogue: Epilogue, box: Box) -> TileProgram:
+    """A convolution of the gathered input by a kernel of one row."""
+    op, chip = problem.op, problem.chip
+    ic, (kh, kw), columns = problem.channels_in, problem.kernel, problem.span(box, 1)
+    x, loads = _gather(problem, box)
     pads = (0, columns.first - columns.low, 0, columns.high - columns.last)
     window = Window((1, kw), (1, problem.strides[1]), (1, problem.dilations[1]), pads, problem.zero)
-    oc0, oc1 = box.start[1], box.stop[1]
-    slots = channel_groups(oc1 - oc0, chip)
-    itemsize = problem.filters.dtype.itemsize
-    size = packing.conv_filter_bytes(ic * kh, 1, kw, itemsize, chip)
+    first, last = box.start[1], box.stop[1]
+    slots = channel_groups(last - first, chip)
+    size = packing.conv_filter_bytes(ic * kh, 1, kw, problem.filters.dtype.itemsize, chip)
     constants = Buffer("weights", epilogue.constant_bytes(slots) + slots * size)
-    x, y = Local("x", dims, x_type.dtype), Local("y", box.dims, op.result.dtype)
+    y = Local("y", box.dims, op.result.dtype)
     scratch, steps = dense_steps(problem, epilogue, x, window, y, [Piece(constants, (0, slots))], "")
-    oc = problem.filters.shape[0]
-    gathered = np.ascontiguousarray(problem.filters.transpose(0, 2, 1, 3)).reshape(oc, kh * ic, 1, kw)
-    pack = partial(pack_dense, replace(problem, filters=gathered), epilogue, oc0, oc1)
-    load = LoadConstant(
-        f"{op.result.name}:{oc0}:{oc1}:gathered", min(oc1 - oc0, chip.lanes), constants.bytes, "weights", pack
-    )
+    count = problem.filters.shape[0]
+    gathered = np.ascontiguousarray(problem.filters.transpose(0, 2, 1, 3)).reshape(count, kh * ic, 1, kw)
+    pack = partial(pack_dense, replace(problem, filters=gathered), epilogue, first, last)
+    key = f"{op.result.name}:{first}:{last}:gathered"
+    load = LoadConstant(key, min(last - first, chip.lanes), constants.bytes, "weights", pack)
     source, target = (Buffer(t.buffer, aligned_bytes(t.dims, t.dtype.itemsize, chip)) for t in (x, y))
-    buffers = (source, constants, *scratch, target)
     store = StoreResult(op.result.shape, problem.axes, box, "y")
-    return TileProgram(buffers, (load, *actions, *steps, store))
+    return TileProgram((source, constants, *scratch, target), (load, *loads, *steps, store))
 
 
 def gathered_variant(problem: Problem, epilogue: Epilogue) -> Variant:
