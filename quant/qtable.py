@@ -23,13 +23,12 @@ FLOAT_RESULT = "# float_result "
 class QuantizeTable:
     """Precisions by operation name, and of the float results of INT8 products, in the order of the file.
 
-    Names are those of the file: of ONNX tensors or nodes, or TPU-MLIR's. `lines` tells the line of each.
+    Names are those of the file: of ONNX tensors or nodes, or TPU-MLIR's.
     """
 
     operations: Mapping[str, str]
     results: Mapping[str, str] = field(default_factory=dict)
     source: str = field(default="the quantize table", compare=False)
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, plan: QuantizationPlan, default: str = "INT8") -> QuantizeTable:
@@ -61,16 +60,15 @@ class QuantizeTable:
             raise BadInput(f"{path}: cannot be read as a quantize table ({error})") from error
         operations: dict[str, str] = {}
         results: dict[str, str] = {}
-        numbers: dict[str, int] = {}
         for number, line in enumerate(lines, 1):
             where = f"{path}, line {number}"
             if line.startswith(FLOAT_RESULT):
                 _enter(results, line.removeprefix(FLOAT_RESULT), tuple(FLOATS), where)
             elif line.strip() and not line.lstrip().startswith("#"):
-                numbers[_enter(operations, line, PRECISIONS, where)] = number
+                _enter(operations, line, PRECISIONS, where)
         if not operations and not results:
             raise BadInput(f"{path}: names no operation; give a quantize table")
-        return cls(operations, results, str(path), numbers)
+        return cls(operations, results, str(path))
 
 
 def _writable(name: str) -> str:
@@ -79,8 +77,8 @@ def _writable(name: str) -> str:
     return name
 
 
-def _enter(found: dict[str, str], line: str, known: tuple[str, ...], where: str) -> str:
-    """Enters the precision of the operation that a line names, and returns that. Raises BadInput for anything else."""
+def _enter(found: dict[str, str], line: str, known: tuple[str, ...], where: str) -> None:
+    """Enters the precision of the operation that a line names. Raises BadInput for anything else."""
     fields = line.rsplit(maxsplit=1)
     if len(fields) != 2:
         raise BadInput(f"{where}: {line.strip()[:60]!r} is not `name precision`")
@@ -90,4 +88,3 @@ def _enter(found: dict[str, str], line: str, known: tuple[str, ...], where: str)
     if found.get(name, precision) != precision:
         raise BadInput(f"{where}: {name!r} has {found[name]} already; remove one of the lines")
     found[name] = precision
-    return name

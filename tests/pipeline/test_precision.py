@@ -50,7 +50,7 @@ def test_int8_without_ranges_is_refused_before_any_work(tmp_path: Path) -> None:
         tpu_deploy.deploy(small_model(), output=tmp_path / "m.bmodel")
 
 
-def test_a_table_names_operations_by_tensor_node_or_as_tpu_mlir_does(calibrated: Any, tmp_path: Path) -> None:
+def test_a_table_names_operations_by_tensor_node_or_as_tpu_mlir_does(tmp_path: Path) -> None:
     model = small_model()
     model.graph.node[3].name = "second convolution"
     (tmp_path / "q").write_text("relu1 F16\nsecond convolution BF16\nscores_Gemm F32\nsum_Add INT8\n")

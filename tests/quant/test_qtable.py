@@ -31,7 +31,6 @@ def test_a_table_of_tpu_mlir_is_read(tmp_path: Path) -> None:
     table = QuantizeTable.read(tmp_path / "q")
     assert table.operations == {"conv1_Conv": "F16", "output_Gemm": "BF16", "relu with blanks_Relu": "F32"}
     assert table.results == {}
-    assert table.lines["output_Gemm"] == 11
 
 
 def test_a_written_table_reads_back(tmp_path: Path) -> None:
