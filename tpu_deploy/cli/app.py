@@ -98,6 +98,12 @@ def deploy(
     quantized_io: Annotated[
         bool, typer.Option("--quantized-io", help="8-bit inputs and outputs; their scales stand in the bmodel.")
     ] = False,
+    optimize: Annotated[
+        int, typer.Option(metavar="0|1|2|3", help="How long to search for a fast schedule: not at all to minutes.")
+    ] = 1,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Search again; neither read nor keep found schedules.")
+    ] = False,
     kernel_module: Annotated[
         str | None, typer.Option(metavar="FILE", help="Embed the vendor's firmware module, which some devices want.")
     ] = None,
@@ -138,6 +144,8 @@ def deploy(
                 report=report,
                 dump_ir=dump_ir,
                 quantized_io=quantized_io,
+                optimize=optimize,
+                cache=not no_cache,
                 kernel_module=kernel_module,
                 gate=gate,
                 progress=progress,

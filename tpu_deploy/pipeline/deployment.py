@@ -20,6 +20,7 @@ from tpu_deploy.pipeline import stages
 from tpu_deploy.pipeline.checks import Check, Verification
 from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice, writable_file, writable_folder
 from tpu_deploy.pipeline.samples import Data
+from tpu_deploy.pipeline.schedules import LEVELS
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
 from tpu_deploy.pipeline.tables import METHOD
@@ -103,6 +104,8 @@ def deploy(
     report: str | os.PathLike[str] | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     quantized_io: bool = False,
+    optimize: int = 1,
+    cache: bool = True,
     kernel_module: str | os.PathLike[str] | None = None,
     gate: float | None = None,
     progress: Progress = SILENT,
@@ -114,8 +117,9 @@ def deploy(
     `calibrate`, whose options `method`, `samples`, `batch_size` and `preprocessing` are. `inputs` is what verification
     runs on (default: the first samples of `data` or those kept with the table, else seeded noise). `input_shapes` fills
     dynamic dimensions and may override a fixed batch. `quantized_io` makes inputs and outputs 8-bit, where INT8
-    operations read or make them. `kernel_module` is the vendor's firmware file, to be embedded. `gate` is the least
-    cosine of the worst output instead of the precision's own.
+    operations read or make them. The higher the level `optimize` (0 to 3), the longer a fast schedule is searched for;
+    with `cache` found ones are kept in the user's cache folder. `kernel_module` is the vendor's firmware file, to be
+    embedded. `gate` is the least cosine of the worst output instead of the precision's own.
 
     Raises BadInput for anything unusable and UnsupportedOperators naming all nodes that cannot be compiled, before
     anything is written; AccuracyError, after writing, when a gate fails; ExactnessError, before writing, when two
@@ -125,6 +129,8 @@ def deploy(
     given = [each for each in (calibration, data) if each is not None]
     if len(given) == 2 or (not given and precision == "int8"):
         raise BadInput("give either a calibration table or calibration data (--calibration or --data)")
+    if optimize not in LEVELS:
+        raise BadInput(f"--optimize {optimize}: is no level; give one of {', '.join(map(str, LEVELS))}")
     if gate is not None and not -1 <= gate <= 1:
         raise BadInput(f"--gate {gate}: a cosine lies between -1 and 1")
     request = Request(
@@ -145,6 +151,8 @@ def deploy(
         report=None if report is None else writable_folder(report, "--report"),
         dump_ir=None if dump_ir is None else writable_folder(dump_ir, "--dump-ir"),
         quantized_io=quantized_io,
+        optimize=optimize,
+        cache=cache,
         kernel_module=None if kernel_module is None else read_kernel_module(Path(kernel_module)),
         gate=gate,
         progress=progress,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tpu_deploy import calibration
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.codegen.bmodel import KernelModule, disassembly, serialize
-from tpu_deploy.codegen.compile import Compiled, compile_network
+from tpu_deploy.codegen.compile import Compiled
 from tpu_deploy.codegen.timing import Estimate, estimate
 from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.files import replacing
@@ -32,6 +32,7 @@ from tpu_deploy.pipeline.samples import (
     noise,
     samples_path,
 )
+from tpu_deploy.pipeline.schedules import compiled
 from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
@@ -70,6 +71,8 @@ class Request:
     report: Path | None = None
     dump_ir: Path | None = None
     quantized_io: bool = False
+    optimize: int = 1
+    cache: bool = True
     kernel_module: KernelModule | None = None
     gate: float | None = None
     progress: Progress = field(default=SILENT, compare=False)
@@ -177,7 +180,13 @@ def lower(build: Build) -> None:
 def generate_commands(build: Build) -> None:
     """Generate commands."""
     request = build.request
-    build.compiled = compile_network(build.tpu, request.chip, kernel_module=request.kernel_module)
+    build.compiled = compiled(
+        build.tpu,
+        request.chip,
+        optimize=request.optimize,
+        cache=request.cache,
+        kernel_module=request.kernel_module,
+    )
     build.content = serialize(build.compiled.bmodel)
     _dump_text(build, "5_commands.txt", lambda: disassembly(build.compiled.bmodel))
 
