@@ -278,5 +278,5 @@ def test_a_model_that_computes_nothing_can_be_calibrated_and_deployed(
 
 
 def test_a_level_of_optimization_that_is_none_is_refused(calibrated: Any, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="--optimize 4: is no level; give one of 0, 1, 2, 3"):
+    with pytest.raises(tpu_deploy.BadInput, match="--optimize 4: is no level; give one of 0, 1, 2, 3"):
         tpu_deploy.deploy(calibrated.model, calibration=calibrated.table, output=tmp_path / "m.bmodel", optimize=4)
