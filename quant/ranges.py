@@ -11,7 +11,7 @@ from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.dialect import attributes_of
-from tpu_deploy.ir.network import name_of
+from tpu_deploy.ir.network import Network, name_of
 
 NO_LIMITS = (-math.inf, math.inf)
 
@@ -125,6 +125,12 @@ def readers_interest(value: SSAValue) -> tuple[float, float]:
     """The range outside which no reader tells values apart."""
     limits = [interest(use.operation) if use.operation.name.startswith("top.") else NO_LIMITS for use in value.uses]
     return min((low for low, _ in limits), default=-math.inf), max((high for _, high in limits), default=math.inf)
+
+
+def noticed_ranges(network: Network) -> dict[str, tuple[float, float]]:
+    """The range outside which no reader tells values apart, by the name of each value that has one."""
+    found = {name_of(value): readers_interest(value) for value in network.values()}
+    return {name: limits for name, limits in found.items() if limits != NO_LIMITS}
 
 
 def padding_value(op: Operation) -> float | None:

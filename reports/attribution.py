@@ -29,8 +29,8 @@ class Executions:
     """A layer's real results on one sample of float operands, each execution less exact than the one before.
 
     `exact`: float operands and weights. `clipped`: operands cut to what their stored types hold. `rounded`: operands as
-    they are stored. `weighted`: weights as they are stored, too, sums in real numbers. `actual`: the arithmetic of the
-    chip. None where a step changes nothing. `limits` are the ends of what the result's type holds; `by_table` says that
+    they are stored. `weighted`: weights as they are stored, too, sums in real numbers. `cut`: this cut to what the type
+    of the result holds. `actual`: the arithmetic of the chip. None where a step changes nothing. `by_table` says that
     a table of function values makes the last step.
     """
 
@@ -38,8 +38,8 @@ class Executions:
     clipped: Array | None
     rounded: Array | None
     weighted: Array | None
+    cut: Array | None
     actual: Array
-    limits: tuple[float, float]
     by_table: bool
 
 
@@ -79,6 +79,7 @@ class Attribution:
         ]
         flat = [(part, array.reshape(-1)) for part, array in steps if array is not None]
         exact, actual = made.exact.reshape(-1), made.actual.reshape(-1)
+        cut = None if made.cut is None else made.cut.reshape(-1)
         chunk = similarity.CHUNK
         with np.errstate(invalid="ignore", over="ignore"):
             for start in range(0, exact.size, chunk):
@@ -87,10 +88,9 @@ class Attribution:
                 error = actual[index] - before
                 self._energy += float(error @ error)
                 for part, array in flat:
+                    if part == last and cut is not None:
+                        self._result_clipping += float((cut[index] - before) @ error)
                     after = array[index].astype(np.float64)
-                    if part == last and made.limits[0] > -math.inf:
-                        cut = np.clip(before, *made.limits)
-                        self._result_clipping += float((cut - before) @ error)
                     self._parts[part] += float((after - before) @ error)
                     before = after
 

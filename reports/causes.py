@@ -118,7 +118,7 @@ def _rounding(layer: Layer) -> str:
     if layer.scale is None:
         return "rounding of the result"
     steps = layer.similarity.expected_rms / layer.scale
-    return f"rounding to {layer.dtype}: its root mean square is only {steps:.3g} steps"
+    return f"rounding to {layer.dtype}: its root mean square is {steps:.3g} steps"
 
 
 _PHRASES: dict[str, Callable[[Layer], str]] = {

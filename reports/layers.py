@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +83,16 @@ class Layer:
 class LayerComparison:
     """The similarity of all shared tensors, gathered over samples in the order of the quantized network."""
 
-    def __init__(self, network: Network, shared: Iterable[str]) -> None:
-        """`network` is the quantized one; `shared` are the names of the float network's tensors."""
+    def __init__(
+        self, network: Network, shared: Iterable[str], noticed: Mapping[str, tuple[float, float]] | None = None
+    ) -> None:
+        """`network` is the quantized one; `shared` are the names of the float network's tensors.
+
+        Of the tensors that `noticed` names, values are compared as far as their readers tell them apart: all beyond
+        these ends are taken for the ends.
+        """
         names = set(shared)
+        self._noticed = noticed or {}
         self._values = {name_of(v): v for v in network.values() if name_of(v) in names}
         self._kinds = {name: uniform_of(value) for name, value in self._values.items()}
         self._comparisons = {name: Comparison(*_limits(value)) for name, value in self._values.items()}
@@ -97,6 +104,9 @@ class LayerComparison:
         """Takes in a tensor of one sample, `actual` as it is stored; returns its cosine."""
         kind = self._kinds[name]
         found = widened(actual) if kind is None else kind.dequantize(actual)
+        limits = self._noticed.get(name)
+        if limits is not None:
+            expected, found = np.clip(expected, *limits), np.clip(found, *limits)
         return self._comparisons[name].add(expected, found)
 
     def layers(self) -> list[Layer]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_top_networks import random_precisions, random_top
 from small_model import feeds, small_model
+from top_networks import Top
 
 from tpu_deploy.calibration.thresholds import Threshold
 from tpu_deploy.ir.network import Network, name_of, shape_of
@@ -163,3 +164,34 @@ def test_the_shares_of_the_output_error_name_the_layer_that_is_to_blame(planned:
     assert max(shares, key=lambda name: shares[name]) == "conv2"
     assert sum(shares.values()) == pytest.approx(1, abs=0.1)
     assert output_shares(planned.top, Reference(tpu), feeds(1)[0], names, budget=0) == {}
+
+
+def test_what_no_reader_tells_apart_is_no_error() -> None:
+    top = Top((1, 4, 8, 8))
+    wide = top.conv("wide", top.x)
+    network = top.finish(top.op("HardSigmoid", "y", wide, alpha=1 / 6, beta=0.5))
+    samples = [{"x": 4 * np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}]
+    plan = make_plan(network, table_of(network, samples))
+    assert plan.tensors["wide"].high < 4
+    tpu = lower_to_tpu(network, plan)
+    wide_layer = next(
+        each for each in explain(network, Reference(tpu), plan.operations, samples) if each.name == "wide"
+    )
+    assert wide_layer.similarity.cosine > 0.999 and wide_layer.similarity.saturated < 0.01
+    assert wide_layer.explanation is not None and wide_layer.explanation.origin.born < 0.05
+
+
+def test_channels_with_scales_of_their_own_are_no_fault_of_the_weights() -> None:
+    top = Top((1, 3, 8, 8))
+    inner = top.conv("inner", top.x, outputs=4)
+    network = top.finish(top.conv("y", inner, outputs=5))
+    samples = [{"x": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}]
+    plan = make_plan(network, table_of(network, samples))
+    tensors = {**plan.tensors, "inner": replace(plan.tensors["inner"], factors=(1.0, 0.5, 0.7, 0.9), axis=1)}
+    tpu = lower_to_tpu(network, replace(plan, tensors=tensors))
+    for layer in explain(network, Reference(tpu), plan.operations, samples)[1:]:
+        why = layer.explanation
+        assert why is not None and why.isolated.relative_l2 < 0.3, layer.name
+        assert abs(why.shares.weight_rounding) < 0.5 and sum(
+            getattr(why.shares, part) for part in PARTS
+        ) == pytest.approx(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tpu_deploy.pipeline.options import SILENT, Progress
 from tpu_deploy.pipeline.single_layers import SingleLayer, Stored, single_layers
 from tpu_deploy.pipeline.stored_weights import StoredWeights
 from tpu_deploy.pipeline.verification import stored_feed
+from tpu_deploy.quant.ranges import noticed_ranges
 from tpu_deploy.reports.attribution import Attribution, Executions, OriginSums
 from tpu_deploy.reports.channels import ChannelExtremes
 from tpu_deploy.reports.layers import Explanation, Layer, LayerComparison
@@ -72,9 +74,7 @@ class _Tensor:
     def clipped(self, form: Stored) -> Array | None:
         """The float tensor cut to what the value can hold; None where that cuts nothing."""
         if form.name not in self._clipped:
-            low, high = form.limits
-            cuts = self.exact.size and not (low <= self.exact.min() and self.exact.max() <= high)
-            self._clipped[form.name] = np.clip(self.exact, low, high) if cuts else None
+            self._clipped[form.name] = form.cut(self.exact)
         return self._clipped[form.name]
 
 
@@ -98,7 +98,8 @@ class _Measuring:
         self._layers = single_layers(network, [name_of(value) for value in top.values()])
         self._inputs = {name_of(value): Stored(name_of(value), value) for value in network.inputs}
         self._stored = self._inputs | {name: layer.result for name, layer in self._layers.items()}
-        self._comparison = LayerComparison(network, self._stored)
+        self._noticed = noticed_ranges(top)
+        self._comparison = LayerComparison(network, self._stored, self._noticed)
         self._sums = {name: _Sums(each) for name, each in self._stored.items()}
         self._floats, self._weights = FloatLayers(top), StoredWeights(network, top)
         self._held = {each.name for layer in self._layers.values() for each in layer.operands}
@@ -130,19 +131,23 @@ class _Measuring:
 
     def _add_input(self, stored: Stored, tensor: _Tensor, array: Array) -> None:
         """An input of the network: its only error is how it is stored."""
-        sums, exact, found = self._sums[stored.tensor], tensor.exact, stored.load(array)
+        sums, seen = self._sums[stored.tensor], partial(self._seen, stored.tensor)
+        exact, found = seen(tensor.exact), seen(stored.load(array))
+        clipped = tensor.clipped(stored)
         sums.isolated.add(exact, found)
         sums.origin.add(exact, exact, found)
-        sums.attribution.add(Executions(exact, tensor.clipped(stored), found, None, found, stored.limits, False))
+        cut = None if clipped is None else seen(clipped)
+        sums.attribution.add(Executions(exact, cut, found, None, None, found, False))
 
     def _add_layer(
         self, layer: SingleLayer, tensors: Mapping[str, _Tensor], actual: Mapping[str, Array], array: Array
     ) -> None:
         sums, name = self._sums[layer.result.tensor], layer.result.tensor
-        exact = tensors[name].exact
+        seen = partial(self._seen, name)
+        exact = seen(tensors[name].exact)
         given = self._floats.run(name, {each.tensor: each.load(actual[each.name]) for each in layer.operands})
-        sums.origin.add(exact, given, layer.result.load(array))
-        isolated = self._alone(layer, tensors)
+        sums.origin.add(exact, seen(given), seen(layer.result.load(array)))
+        isolated = seen(self._alone(layer, tensors))
         sums.isolated.add(exact, isolated)
         read = {each.tensor: tensors[each.tensor] for each in layer.operands}
         forms = layer.read
@@ -150,17 +155,25 @@ class _Measuring:
         rounded = {n: t.rounded(forms[n]) for n, t in read.items()}
         is_cut = any(each is not None for each in clipped.values())
         cut = {n: read[n].exact if each is None else each for n, each in clipped.items()}
+        from_rounded = self._floats.run(name, rounded)
+        weighted = self._weights.run(layer, rounded) if self._weights.has(layer) else None
+        held = layer.result.cut(from_rounded if weighted is None else weighted)
         sums.attribution.add(
             Executions(
                 exact=exact,
-                clipped=self._floats.run(name, cut) if is_cut else None,
-                rounded=self._floats.run(name, rounded),
-                weighted=self._weights.run(layer, rounded) if self._weights.has(layer) else None,
+                clipped=seen(self._floats.run(name, cut)) if is_cut else None,
+                rounded=seen(from_rounded),
+                weighted=None if weighted is None else seen(weighted),
+                cut=None if held is None else seen(held),
                 actual=isolated,
-                limits=layer.result.limits,
                 by_table=layer.has("tpu.Lut"),
             )
         )
+
+    def _seen(self, tensor: str, array: Array) -> Array:
+        """A tensor's values as far as its readers tell them apart."""
+        limits = self._noticed.get(tensor)
+        return array if limits is None else np.clip(array, *limits)
 
     def _alone(self, layer: SingleLayer, tensors: Mapping[str, _Tensor]) -> Array:
         """The layer's result from float operands as they are stored; NaN where one of them is not finite."""

@@ -60,12 +60,17 @@ def reasons(build: Build, feeds: Sequence[Feed], on_noise: bool = False) -> Reas
 def _with_output_shares(
     build: Build, reference: Reference, feeds: Sequence[Feed], layers: Sequence[Layer]
 ) -> list[Layer]:
-    """The layers with their shares of the outputs' error, the mean of some batches; those with most born come first."""
+    """The layers with their shares of the outputs' error, the mean of some batches; those with most born come first.
+
+    Where errors cancel, and positive shares sum to more than 1, they are parts of that sum.
+    """
     born = {each.name: each.explanation.origin.born for each in layers if each.explanation is not None}
     tensors = sorted(born, key=lambda name: -born[name])
     used = feeds[:INFLUENCE_SAMPLES]
     found = [output_shares(build.top, reference, feed, tensors, BUDGET // len(used)) for feed in used]
     shares = {name: sum(each[name] for each in found) / len(found) for name in tensors if all(name in f for f in found)}
+    total = max(1.0, sum(share for share in shares.values() if share > 0))
+    shares = {name: share / total for name, share in shares.items()}
     return [
         replace(each, explanation=replace(each.explanation, output_share=shares.get(each.name)))
         if each.explanation is not None

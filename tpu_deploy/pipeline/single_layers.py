@@ -11,6 +11,7 @@ import numpy.typing as npt
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.network import Network, dtype_of, name_of, uniform_of
+from tpu_deploy.numbers import widened
 
 Array = npt.NDArray[Any]
 
@@ -30,15 +31,22 @@ class Stored:
         """The name of the value."""
         return name_of(self.value)
 
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The smallest and largest real value that its type holds."""
+    def cut(self, reals: Array) -> Array | None:
+        """Real values cut to what the value's type holds; None where that cuts nothing."""
+        low, high = self._ends(reals.ndim)
+        if not reals.size or (low.size == 1 and low <= reals.min() and reals.max() <= high):
+            return None
+        return np.clip(reals, low, high)
+
+    def _ends(self, rank: int) -> tuple[Array, Array]:
+        """The smallest and largest value it holds, float32, in shapes that broadcast over a tensor of `rank` axes."""
         kind = uniform_of(self.value)
-        if kind is not None:
-            ends = np.iinfo(kind.dtype)
-            low, high = (kind.scale * (end - kind.zero_point) for end in (int(ends.min), int(ends.max)))
-            return low, high
-        return (-65504.0, 65504.0) if dtype_of(self.value) == np.float16 else (-np.inf, np.inf)
+        if kind is None:
+            most = np.finfo(np.float16).max if dtype_of(self.value) == np.float16 else np.inf
+            return np.array(-most, np.float32), np.array(most, np.float32)
+        ends, scales = np.iinfo(kind.dtype), kind.scales_over(rank)
+        low, high = (np.asarray(scales * (end - kind.zero_point), np.float32) for end in (ends.min, ends.max))
+        return low, high
 
     def store(self, reals: Array) -> Array:
         """Real values as the value holds them."""
@@ -51,9 +59,7 @@ class Stored:
     def load(self, stored: Array) -> Array:
         """What the value holds as float32."""
         kind = uniform_of(self.value)
-        if kind is None:
-            return stored.astype(np.float32, copy=False)
-        return kind.dequantize(stored)
+        return widened(stored) if kind is None else kind.dequantize(stored)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from onnx import helper, numpy_helper
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, name_of, shape_of, uniform_of
+from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.pipeline.float_layers import one_result
 from tpu_deploy.pipeline.float_model import session_of
 from tpu_deploy.pipeline.single_layers import SingleLayer
@@ -62,12 +63,13 @@ class StoredWeights:
             return self._product(op, held)
         x = held[op.operands[0]]
         if op.name in CONVOLUTIONS:
-            return self._convolution(op, x)
+            return self._convolution(op, _evenly_scaled(op.operands[0], x))
         if op.name in MATRIX_PRODUCTS:
             real = real_weights(self._network, op)
-            return np.asarray(x @ real.weights + real.bias, np.float32)
+            return np.asarray(_evenly_scaled(op.operands[0], x) @ real.weights + real.bias, np.float32)
         if op.name == "tpu.Requantize":
-            return x * np.float32(_ratio(op) * _scale(op.results[0]) / _scale(op.operands[0]))
+            source, result = (_kind(value).scales_over(x.ndim) for value in (op.operands[0], op.results[0]))
+            return x * np.asarray(_ratio(op) * result / source, np.float32)
         return x.reshape(shape_of(op.results[0]))
 
     def _convolution(self, op: Operation, x: Array) -> Array:
@@ -83,13 +85,20 @@ class StoredWeights:
         return found
 
     def _product(self, op: Operation, held: Mapping[Any, Array]) -> Array:
-        factor = _ratio(op) * _scale(op.results[0])
-        real: Array = np.ones((), np.float32)
+        rank = len(shape_of(op.results[0]))
+        real: Array = _ratio(op) * _kind(op.results[0]).scales_over(rank)
         for value in op.operands:
             weight = self._network.weight(value)
-            real = real * (held[value] if weight is None else weight.astype(np.float32))
-            factor /= _scale(value) if weight is None else 1.0
-        return np.asarray(real * np.float32(factor), np.float32)
+            real = real * (held[value] / _kind(value).scales_over(rank) if weight is None else weight)
+        return np.asarray(real, np.float32)
+
+
+def _evenly_scaled(value: SSAValue, reals: Array) -> Array:
+    """Real values, in which channels of scales of their own are brought to the largest of these scales."""
+    kind = uniform_of(value)
+    if kind is None or not kind.is_per_axis:
+        return reals
+    return reals * np.asarray(kind.scale / kind.scales_over(reals.ndim), np.float32)
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class RealWeights:
     """The real numbers that the weights of a product stand for: float32, in the operation's layout.
 
     `steps` (channels) are the distances of neighbouring weights that can be stored, 0 for floats; channels lie along
-    `axis` of `weights`.
+    `axis` of `weights`. Where channels of the operand have scales of their own, weights are those of the largest.
     """
 
     weights: Array
@@ -118,7 +127,9 @@ def real_weights(network: Network, op: Operation) -> RealWeights:
         unit = _weight(network, op, 3).astype(np.float64)
     else:
         shift = _weight(network, op, 4).astype(np.int64) + max(attributes_of(op).get("acc_shift", -1), 0)
-        unit = np.ldexp(_weight(network, op, 3).astype(np.float64), -shift) * _scale(op.results[0])
+        result = op.results[0]
+        scales = _kind(result).scales_over(len(shape_of(result))).reshape(-1)
+        unit = np.ldexp(_weight(network, op, 3).astype(np.float64), -shift) * scales
     others = tuple(k for k in range(weights.ndim) if k != axis)
     offset = bias.astype(np.int64) + kind.zero_point * weights.sum(others, np.int64)
     steps = unit / kind.scale
@@ -137,7 +148,7 @@ def _ratio(op: Operation) -> float:
     return math.ldexp(attributes["multiplier"], -attributes["rshift"])
 
 
-def _scale(value: Any) -> float:
+def _kind(value: SSAValue) -> UniformType:
     kind = uniform_of(value)
     assert kind is not None, f"{name_of(value)} is not quantized"
-    return kind.scale
+    return kind

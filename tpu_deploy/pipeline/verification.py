@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tpu_deploy.pipeline.float_model import FloatNetwork, FloatValues, OriginalM
 from tpu_deploy.pipeline.options import SILENT, Progress
 from tpu_deploy.pipeline.samples import VerificationInputs
 from tpu_deploy.pipeline.source import Source
+from tpu_deploy.quant.ranges import noticed_ranges
 from tpu_deploy.reports import text
 from tpu_deploy.reports.findings import findings
 from tpu_deploy.reports.layers import Layer, LayerComparison, first_below
@@ -65,7 +66,7 @@ def verify(
     floats = FloatNetwork(top)
     found.checks.append(compare_floats(source, floats, feeds, GATES["f32"]))
     progress.stage("Verify: TOP against TPU arithmetic")
-    run = run_reference(reference, floats, feeds)
+    run = run_reference(reference, floats, feeds, noticed_ranges(top))
     found.layers = run.layers
     found.findings = findings(run.layers, [name_of(value) for value in network.outputs])
     found.checks.append(judge_layers(run.layers, network, gate, precision, inputs.is_noise))
@@ -129,11 +130,20 @@ class ReferenceRun:
     layers: list[Layer]
 
 
-def run_reference(reference: Reference, floats: FloatNetwork, feeds: Sequence[Feed]) -> ReferenceRun:
-    """Runs every batch through the integer arithmetic, comparing each tensor with the float network's."""
+def run_reference(
+    reference: Reference,
+    floats: FloatNetwork,
+    feeds: Sequence[Feed],
+    noticed: Mapping[str, tuple[float, float]] | None = None,
+) -> ReferenceRun:
+    """Runs every batch through the arithmetic of the chip, comparing each tensor with the float network's.
+
+    `noticed` are the ranges in which readers tell values apart (`LayerComparison`).
+    """
     network = reference.network
     values = [floats.values(feed) for feed in feeds]
-    comparison = LayerComparison(network, [name_of(v) for v in network.values() if name_of(v) in values[0]])
+    shared = [name_of(v) for v in network.values() if name_of(v) in values[0]]
+    comparison = LayerComparison(network, shared, noticed)
     outputs, real = [], []
     for v, feed in zip(values, feeds, strict=True):
         outputs.append(_walk(reference, comparison, v, feed))
