@@ -20,6 +20,7 @@ from tpu_deploy.reports.record import write
 
 if TYPE_CHECKING:
     from tpu_deploy.pipeline.checks import Verification
+    from tpu_deploy.pipeline.reasons import Reasons
     from tpu_deploy.pipeline.stages import Build
 
 
@@ -65,14 +66,18 @@ def record(build: Build) -> dict[str, Any]:
             **timing.summary(build.timing),
             "by_tensor": timing.by_tensor(build.timing, build.compiled.commands),
         },
-        "findings": [] if why is None else [asdict(each) for each in why.findings],
-        "advice": [] if why is None else [asdict(each) for each in why.advice],
-        "trials": [] if why is None else [asdict(each) for each in why.trials],
+        **_told(why),
         "search": None,
         "distributions": {} if statistics is None else distributions(statistics, represented(build)),
         "weights": channel_weights(build),
         "profile": profile_record.record(build.profile),
     }
+
+
+def _told(why: Reasons | None) -> dict[str, Any]:
+    """What is said of a build in words, as plain data; nothing where it was not explained."""
+    told = ((), (), ()) if why is None else (why.findings, why.advice, why.trials)
+    return {key: [asdict(x) for x in each] for key, each in zip(("findings", "advice", "trials"), told, strict=True)}
 
 
 def _options(build: Build) -> dict[str, Any]:
