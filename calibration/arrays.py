@@ -16,6 +16,9 @@ from tpu_deploy.errors import BadInput
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 
+LABELS = "labels"
+"""An array beside the inputs that says what each sample should give: not for the network."""
+
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 """What numpy and zipfile raise for files that are no arrays, or only part of one."""
 
@@ -71,7 +74,7 @@ def stored_arrays(path: Path, inputs: Mapping[str, InputSpec]) -> Iterator[dict[
                 return
             archive = stack.enter_context(zipfile.ZipFile(path))
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            check_names(members, inputs, str(path))
+            check_names({name: name for name in members if name != LABELS or name in inputs}, inputs, str(path))
             yield {name: StoredArray.open(stack.enter_context(archive.open(members[name]))) for name in inputs}
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file; check the path of the calibration data") from None

@@ -15,6 +15,7 @@ from tpu_deploy.calibration.network import Model, Network
 from tpu_deploy.calibration.recorder import Recorder
 from tpu_deploy.calibration.samples import InputSpec, Samples, open_samples
 from tpu_deploy.calibration.shards import WHOLE, Shard
+from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.calibration.statistics import Statistics, merge
 from tpu_deploy.calibration.streams import Array, BatchQueue, Progress, Stream, run_streams
 from tpu_deploy.calibration.thresholds import thresholds
@@ -41,6 +42,7 @@ def collect_statistics(
     threads: int | None = None,
     model_hash: str | None = None,
     shard: Shard = WHOLE,
+    spread: SpreadSamples | None = None,
 ) -> Statistics:
     """Ranges and histograms of `tensors` over all `samples`, the same for any number of threads.
 
@@ -48,14 +50,14 @@ def collect_statistics(
     `batch_size` samples run at once where the batch is dynamic; a fixed batch is always filled. `progress` is called
     with samples done, their number where known, and samples per second. Channels lie along axis 1, or the last axis of
     3-D tensors. `values_per_tensor` 0 puts every value into the histograms. `model_hash` identifies the model in the
-    result (default: SHA-256 of `model`). Of the samples only those of `shard` are taken in.
+    result (default: SHA-256 of `model`). Of the samples only those of `shard` are taken in, and a few kept in `spread`.
     Raises BadInput for unusable samples, model or names, and CheckFailed naming the first tensor with NaN or infinity.
     """
     network = Network.load(model)
     specs = network.inputs()
     names = network.chosen(tensors)
     opened = samples if isinstance(samples, Samples) else open_samples(samples, specs)
-    queue = BatchQueue(opened, specs, batch_size, shard)
+    queue = BatchQueue(opened, specs, batch_size, shard, spread)
     activations = observe(network, names, queue.example)
     names = _with_reals(names, specs, activations.tensors, tensors)
     identity = model_hash or network.model_hash()

@@ -18,6 +18,7 @@ from tpu_deploy.calibration.network import first_line
 from tpu_deploy.calibration.recorder import Recorder
 from tpu_deploy.calibration.samples import Feed, InputSpec, Loader, Samples
 from tpu_deploy.calibration.shards import WHOLE, Shard
+from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.errors import BadInput
 
 Array = npt.NDArray[Any]
@@ -47,8 +48,18 @@ class Batch:
 class BatchQueue:
     """The batches of a shard of the samples, handed out to several threads."""
 
-    def __init__(self, samples: Samples, specs: Mapping[str, InputSpec], batch_size: int, shard: Shard = WHOLE) -> None:
-        """Loads the first sample. Raises BadInput when there is none, or it is unusable."""
+    def __init__(
+        self,
+        samples: Samples,
+        specs: Mapping[str, InputSpec],
+        batch_size: int,
+        shard: Shard = WHOLE,
+        spread: SpreadSamples | None = None,
+    ) -> None:
+        """Loads the first sample; each that is loaded is offered to `spread`.
+
+        Raises BadInput when there is none, or it is unusable.
+        """
         loaders = samples.loaders()
         first = next(loaders, None)
         if first is None:
@@ -58,6 +69,7 @@ class BatchQueue:
         self._loaders = itertools.chain([lambda: feed], loaders)
         self._slots, self._must_fill = batch_slots(feed, specs, batch_size)
         self._shard = shard
+        self._spread = spread or SpreadSamples(samples.count, most=0)
         self.total = None if samples.count is None else shard.share(samples.count, self._slots)
         self._lock = threading.Lock()
         self.example = _joined([feed] * self._slots)
@@ -75,6 +87,8 @@ class BatchQueue:
     def load(self, first: int, loaders: Sequence[Loader]) -> Batch:
         """The batch of these samples, decoded by the thread that asks. Raises BadInput for an unusable sample."""
         feeds = [load() for load in loaders]
+        for number, feed in enumerate(feeds, first):
+            self._spread.offer(number, feed)
         if self._must_fill:
             feeds += feeds[-1:] * (self._slots - len(feeds))
         return Batch(first // self._slots, first, len(loaders), len(feeds), _joined(feeds))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tpu_deploy.calibration.advice import Advice
 from tpu_deploy.calibration.feeds import Feed
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.thresholds import Threshold, thresholds
@@ -50,6 +51,8 @@ class CalibrationTable(Mapping[str, Threshold]):
     source: str = field(default="the calibration table", compare=False)
     first_samples: tuple[Feed, ...] = field(default=(), compare=False, repr=False)
     """The first feeds of the calibration data, for whoever verifies what the table leads to; not in the text."""
+    advice: Advice | None = field(default=None, compare=False, repr=False)
+    """What there is to say of the samples; not in the text."""
     statistics: Statistics | None = field(default=None, compare=False, repr=False)
     """What the thresholds were found from, for whoever tries others; not in the text."""
 

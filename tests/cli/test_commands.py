@@ -28,6 +28,7 @@ def test_calibrate_writes_a_table_and_its_statistics(folder: Path, command: Comm
     assert finished.code == 0 and "new.table: 7 tensors, method kl, 8 samples" in finished.out
     table = CalibrationTable.read(folder / "new.table")
     assert list(table) == ["image", "relu1", "conv2", "relu2", "pool", "flat", "scores"]
+    assert finished.out.splitlines()[-1].startswith("samples: 8, ")
     assert (folder / "new.table.statistics.npz").exists()
 
 

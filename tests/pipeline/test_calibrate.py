@@ -99,3 +99,21 @@ def test_another_method_from_statistics_keeps_the_same_samples(calibrated: Any, 
         calibrated.model, statistics=statistics_path(tmp_path / "a"), method="kl", output=tmp_path / "b"
     )
     assert (tmp_path / "a.samples.npz").read_bytes() == (tmp_path / "b.samples.npz").read_bytes()
+
+
+def test_a_table_comes_with_advice_on_its_samples(calibrated: Any, tmp_path: Path) -> None:
+    data = [*feeds(9), feeds(9)[2], {"image": 200 * feeds(1, seed=5)[0]["image"]}]
+    table = tpu_deploy.calibrate(calibrated.model, data, output=tmp_path / "t")
+    assert table.advice is not None and table.advice.confidence is not None
+    assert table.advice.duplicates == ((9, 2),)
+    assert [each.sample for each in table.advice.outliers] == [10]
+    again = tpu_deploy.calibrate(calibrated.model, statistics=statistics_path(tmp_path / "t"))
+    assert again.advice == table.advice
+
+
+def test_wrongly_scaled_pictures_are_suspected_aloud(calibrated: Any) -> None:
+    wrong = [{"image": 100 * feed["image"]} for feed in feeds(8)]
+    advice = tpu_deploy.calibrate(calibrated.model, wrong).advice
+    assert advice is not None and [each.kind for each in advice.suspicions] == ["scale"]
+    right = tpu_deploy.calibrate(calibrated.model, feeds(8)).advice
+    assert right is not None and right.suspicions == ()

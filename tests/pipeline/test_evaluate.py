@@ -162,6 +162,8 @@ def test_a_csv_names_files_in_any_order_and_may_accept_several_classes(
 def test_labels_lie_in_files_of_arrays_or_among_the_samples(made: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", image=IMAGES, labels=np.arange(9))
     assert labels_of(made, tmp_path / "data.npz") == list(range(9))
+    plain = tpu_deploy.calibrate(made / "m.onnx", {"image": IMAGES})
+    assert tpu_deploy.calibrate(made / "m.onnx", tmp_path / "data.npz").entries == plain.entries
     np.save(tmp_path / "l.npy", np.arange(9) + 1)
     np.savez(tmp_path / "l.npz", labels=np.arange(9) + 1)
     (tmp_path / "l.csv").write_text("class\n" + "\n".join(str(number + 1) for number in range(9)))

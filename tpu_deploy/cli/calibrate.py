@@ -94,6 +94,8 @@ def _tell(table: CalibrationTable, output: str) -> None:
 
     print(f"{output}: {len(table)} tensors, method {table.method}, {table.samples} samples")
     print(f"{statistics_path(output)}: the statistics, for other methods without another pass (--statistics)")
+    for line in table.advice.lines() if table.advice is not None else ():
+        print(line)
 
 
 def _check(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tpu_deploy.calibration.arrays import LABELS
 from tpu_deploy.calibration.feeds import Feed, InputSpec
 from tpu_deploy.calibration.streams import Batch, BatchQueue, run_streams
 from tpu_deploy.calibration.table import CalibrationTable
@@ -20,7 +21,7 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.float_model import OriginalModel
-from tpu_deploy.pipeline.labels import KEY, Given, LabelledSamples, labelled
+from tpu_deploy.pipeline.labels import Given, LabelledSamples, labelled
 from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice
 from tpu_deploy.pipeline.precisions import is_integer, scheme_of
 from tpu_deploy.pipeline.samples import Data
@@ -115,11 +116,11 @@ def evaluate(
     and returns a number. Raises BadInput for anything unusable, the user's own function included.
     """
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
-    chosen = [metric_named(each, _imported) for each in wanted]
+    chosen = [metric_named(each, imported) for each in wanted]
     subject, original = _subject(model, calibration, precision, qtable, against, input_shapes, progress)
     found = labelled(data, subject.specs, preprocessing, samples, labels)
     compared = not subject.is_float and original is not None
-    chosen = chosen or [metric_named(each, _imported) for each in _defaults(found, compared)]
+    chosen = chosen or [metric_named(each, imported) for each in _defaults(found, compared)]
     _check(chosen, found, compared)
     count = workers or available_threads()
     progress.stage(f"Evaluate on {subject.arithmetic}")
@@ -258,7 +259,7 @@ def _check(metrics: Sequence[Metric], samples: LabelledSamples, compared: bool) 
     """Raises BadInput for a metric that lacks labels or a float network."""
     for metric in metrics:
         if metric.needs_labels and not samples.has_labels:
-            raise BadInput(f"--metric {metric.name}: needs labels; give --labels, or an array {KEY!r} in the data")
+            raise BadInput(f"--metric {metric.name}: needs labels; give --labels, or an array {LABELS!r} in the data")
         if metric.needs_float and not compared:
             raise BadInput(
                 f"--metric {metric.name}: compares with the float model; "
@@ -266,7 +267,7 @@ def _check(metrics: Sequence[Metric], samples: LabelledSamples, compared: bool) 
             )
 
 
-def _imported(module: str, function: str) -> Any:
+def imported(module: str, function: str) -> Any:
     """The user's own function; modules in the current folder are found. Raises BadInput."""
     spelled = f"--metric {module}:{function}"
     if os.getcwd() not in sys.path:

@@ -14,16 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tpu_deploy.calibration import Preprocessing, Samples, open_samples
-from tpu_deploy.calibration.arrays import UNREADABLE, StoredArray
+from tpu_deploy.calibration.arrays import LABELS, UNREADABLE, StoredArray
 from tpu_deploy.calibration.feeds import Feed, InputSpec
 from tpu_deploy.errors import BadInput
 from tpu_deploy.pipeline.samples import Data
 
 Array = npt.NDArray[Any]
 Given = str | os.PathLike[str] | Sequence[Any] | Array
-
-KEY = "labels"
-"""The array of labels in a file of samples, or in one of labels."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +34,19 @@ class LabelledSamples:
     @property
     def has_labels(self) -> bool:
         """Whether there are any."""
-        return KEY in self.specs or self.table is not None
+        return LABELS in self.specs or self.table is not None
 
     @property
     def has_classes(self) -> bool:
         """Whether these are numbers of classes: one or a few integers a sample."""
-        if KEY in self.specs:
-            return self.specs[KEY].dtype.kind in "iu" and len(self.specs[KEY].shape) <= 2
+        if LABELS in self.specs:
+            return self.specs[LABELS].dtype.kind in "iu" and len(self.specs[LABELS].shape) <= 2
         return self.table is not None and self.table[0].dtype.kind in "iu" and self.table[0].ndim <= 1
 
     def label(self, number: int, feed: Feed, row: int) -> Array | None:
         """The label of sample `number`, which is row `row` of the batch `feed`."""
-        if KEY in self.specs:
-            return np.asarray(feed[KEY][row])
+        if LABELS in self.specs:
+            return np.asarray(feed[LABELS][row])
         return None if self.table is None else self.table[number]
 
 
@@ -68,7 +65,7 @@ def labelled(
     names where all are whole numbers. Raises BadInput.
     """
     own = _label_spec(data, inputs) if labels is None else None
-    specs = {**inputs, KEY: own} if own is not None else dict(inputs)
+    specs = {**inputs, LABELS: own} if own is not None else dict(inputs)
     samples = open_samples(data, specs, preprocessing, limit)
     if own is not None:
         return LabelledSamples(samples, specs)
@@ -81,11 +78,11 @@ def _label_spec(data: Data, inputs: Mapping[str, InputSpec]) -> InputSpec | None
     """What the labels among the arrays of the data are; None when there are none."""
     batch = next((spec.shape[0] for spec in inputs.values() if spec.shape), None)
     if isinstance(data, Mapping):
-        if KEY not in data or KEY in inputs:
+        if LABELS not in data or LABELS in inputs:
             return None
-        array = np.asarray(data[KEY])
-        return InputSpec(KEY, (batch, *array.shape[1:]), _numeric(array.dtype, "the samples"))
-    if not isinstance(data, str | os.PathLike) or KEY in inputs:
+        array = np.asarray(data[LABELS])
+        return InputSpec(LABELS, (batch, *array.shape[1:]), _numeric(array.dtype, "the samples"))
+    if not isinstance(data, str | os.PathLike) or LABELS in inputs:
         return None
     path = Path(data)
     file = path if path.suffix == ".npz" else next(iter(sorted(path.rglob("*.npz"))), None) if path.is_dir() else None
@@ -93,15 +90,15 @@ def _label_spec(data: Data, inputs: Mapping[str, InputSpec]) -> InputSpec | None
         return None
     try:
         with zipfile.ZipFile(file) as archive:
-            if f"{KEY}.npy" not in archive.namelist():
+            if f"{LABELS}.npy" not in archive.namelist():
                 return None
-            with archive.open(f"{KEY}.npy") as stream:
+            with archive.open(f"{LABELS}.npy") as stream:
                 stored = StoredArray.open(stream)
     except UNREADABLE as error:
         raise BadInput(f"{file}: is not a readable .npz file ({error}); save it again") from error
     has_batch = file == path or stored.shape[:1] == (1,)
     shape = stored.shape[1:] if has_batch else stored.shape
-    return InputSpec(KEY, (batch, *shape), _numeric(stored.dtype, str(file)))
+    return InputSpec(LABELS, (batch, *shape), _numeric(stored.dtype, str(file)))
 
 
 def _numeric(dtype: np.dtype[Any], source: str) -> np.dtype[Any]:
@@ -134,9 +131,9 @@ def _array(path: Path) -> Array:
         if isinstance(held, np.ndarray):
             return held
         with held:
-            if KEY not in held:
-                raise BadInput(f"--labels {path}: has no array {KEY!r}, but {', '.join(held.files) or 'none'}")
-            array: Array = held[KEY]
+            if LABELS not in held:
+                raise BadInput(f"--labels {path}: has no array {LABELS!r}, but {', '.join(held.files) or 'none'}")
+            array: Array = held[LABELS]
             return array
     except UNREADABLE as error:
         raise BadInput(f"--labels {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error

@@ -8,7 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tpu_deploy import calibration
+from tpu_deploy.calibration.advice import advise
+from tpu_deploy.calibration.preprocessing import suspicions
 from tpu_deploy.calibration.shards import PartialStatistics, Shard, fingerprint, joined
+from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
@@ -46,7 +49,10 @@ def calibrate_shard(
     specs = input_specs(network)
     opened, first = held_back(calibration.open_samples(data, specs, preprocessing, samples), specs)
     progress.stage(f"Calibrate shard {part}")
-    found = collect(network, source, opened, batch_size, progress, part)
+    spread = SpreadSamples(opened.count)
+    found = collect(network, source, opened, batch_size, progress, part, spread)
+    for suspected in suspicions(source.file.proto, spread.feeds()):
+        progress.note(f"suspected: {suspected.message}")
     run = {
         "model": source.hash,
         "shape of inputs": ", ".join(f"{name} {spec.described}" for name, spec in specs.items()),
@@ -83,6 +89,7 @@ def merge_shards(
         loaded[label] = given if isinstance(given, PartialStatistics) else PartialStatistics.load(given)
     statistics, first = joined(loaded)
     table = replace(CalibrationTable.of(statistics, method), first_samples=first)
+    table = replace(table, advice=advise(statistics, method, first[0] if first else ()))
     if target is not None:
         write_table(table, statistics, target, None)
     return table

@@ -60,6 +60,12 @@ class Source:
         return read_model(self.given)
 
     @property
+    def inputs(self) -> list[str]:
+        """The names of the inputs."""
+        weights = {weight.name for weight in self.file.proto.graph.initializer}
+        return [value.name for value in self.file.proto.graph.input if value.name not in weights]
+
+    @property
     def hash(self) -> str:
         """What identifies the model: "sha256:" and the digest of the file or of the message."""
         return self.hashing.result()

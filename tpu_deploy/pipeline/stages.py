@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpu_deploy import calibration
+from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.codegen.bmodel import KernelModule, disassembly, serialize
 from tpu_deploy.codegen.compile import Compiled
@@ -34,7 +35,7 @@ from tpu_deploy.pipeline.samples import (
 )
 from tpu_deploy.pipeline.schedules import compiled
 from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
-from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table
+from tpu_deploy.pipeline.tables import METHOD, advised, check_table, collect, read_table
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile, profile
@@ -157,8 +158,12 @@ def find_ranges(build: Build) -> None:
         opened, build.first_samples = held_back(opened, specs, request.batches)
         build.sample_source = f"the calibration data ({opened.source})"
         if is_integer(build.top, build.scheme):
-            statistics = collect(build.top, request.source, opened, request.batch_size, request.progress)
-            build.table = CalibrationTable.of(statistics, request.method)
+            spread = SpreadSamples(opened.count)
+            statistics = collect(build.top, request.source, opened, request.batch_size, request.progress, spread=spread)
+            table = CalibrationTable.of(statistics, request.method)
+            build.table = advised(table, statistics, request.source, spread)
+            for suspected in build.table.advice.suspicions if build.table.advice else ():
+                request.progress.note(f"suspected: {suspected.message}")
 
 
 def plan_types(build: Build) -> None:

@@ -13,8 +13,11 @@ from onnx import GraphProto
 from xdsl.ir import Operation, SSAValue
 
 from tpu_deploy import calibration
+from tpu_deploy.calibration.advice import advise
 from tpu_deploy.calibration.feeds import Feed
+from tpu_deploy.calibration.preprocessing import suspicions
 from tpu_deploy.calibration.shards import WHOLE, Shard
+from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
@@ -70,11 +73,14 @@ def calibrate(
         specs = input_specs(network)
         opened, first = held_back(calibration.open_samples(data, specs, preprocessing, samples), specs)
         progress.stage("Calibrate")
-        found = collect(network, source, opened, batch_size, progress)
+        spread = SpreadSamples(opened.count)
+        found = collect(network, source, opened, batch_size, progress, spread=spread)
     else:
         assert statistics is not None
         found, first = _earlier(statistics, source), _earlier_samples(statistics, source, input_shapes)
-    table = replace(CalibrationTable.of(found, method), first_samples=tuple(first))
+        spread = SpreadSamples(0)
+    table = advised(CalibrationTable.of(found, method), found, source, spread, progress)
+    table = replace(table, first_samples=tuple(first))
     if target is not None and tpu_mlir_names:
         graph = source.file.proto.graph
         write_table(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
@@ -90,6 +96,7 @@ def collect(
     batch_size: int = 1,
     progress: Progress = SILENT,
     shard: Shard = WHOLE,
+    spread: SpreadSamples | None = None,
 ) -> Statistics:
     """The statistics of all values of a canonical network over a shard of `samples`, in one pass of onnxruntime."""
     return calibration.collect_statistics(
@@ -100,7 +107,17 @@ def collect(
         progress=progress.samples,
         model_hash=source.hash,
         shard=shard,
+        spread=spread,
     )
+
+
+def advised(
+    table: CalibrationTable, statistics: Statistics, source: Source, spread: SpreadSamples, progress: Progress = SILENT
+) -> CalibrationTable:
+    """The table with what its statistics, and the samples kept of them, say about the samples."""
+    progress.stage("Look at the samples")
+    suspected = suspicions(source.file.proto, spread.feeds())
+    return replace(table, advice=advise(statistics, table.method, source.inputs, suspected))
 
 
 def _earlier(statistics: str | os.PathLike[str] | Statistics, source: Source) -> Statistics:
