@@ -76,8 +76,11 @@ def record(build: Build) -> dict[str, Any]:
 
 def _told(why: Reasons | None) -> dict[str, Any]:
     """What is said of a build in words, as plain data; nothing where it was not explained."""
-    told = ((), (), ()) if why is None else (why.findings, why.advice, why.trials)
-    return {key: [asdict(x) for x in each] for key, each in zip(("findings", "advice", "trials"), told, strict=True)}
+    return {
+        "findings": [] if why is None else [asdict(each) for each in why.findings],
+        "advice": [] if why is None else [asdict(each) for each in why.advice],
+        "trials": [] if why is None else [asdict(each) for each in why.trials],
+    }
 
 
 def _options(build: Build) -> dict[str, Any]:
