@@ -10,7 +10,7 @@ from typing import Any
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
-from tpu_deploy.reports.record import SCHEMA as REPORT_SCHEMA
+from tpu_deploy.reports import plain_data, record
 
 SCHEMA = 1
 """Version of a baseline's layout."""
@@ -27,8 +27,8 @@ MEMORY_KEYS = ("coefficients", "context", "local_peak")
 class Baseline:
     """The figures of one build that a guard watches.
 
-    `layers` and `thresholds` are by tensor name; `commands` counts by engine; `memory` is in bytes. `metrics` are figures
-    of the task by name, `value` and `error` (its standard error) each; more is better.
+    `layers` and `thresholds` are by tensor name; `commands` counts by engine; `memory` is in bytes. `metrics` are
+    figures of the task by name, `value` and `error` (its standard error) each; more is better.
     """
 
     label: str
@@ -48,21 +48,21 @@ class Baseline:
         return {"kind": KIND, "schema": SCHEMA, **vars(self)}
 
 
-def of_record(record: Mapping[str, Any]) -> Baseline:
+def of_record(report: Mapping[str, Any]) -> Baseline:
     """The baseline of a report's record."""
-    verification = record.get("verification") or {}
+    verification = report.get("verification") or {}
     return Baseline(
-        label=record["model"]["name"],
-        chip=record["chip"],
-        precision=record["precision"],
-        sha256=record["bmodel"]["sha256"],
+        label=report["model"]["name"],
+        chip=report["chip"],
+        precision=report["precision"],
+        sha256=report["bmodel"]["sha256"],
         samples=verification.get("inputs", ""),
-        layers={row["name"]: {key: row.get(key) for key in LAYER_KEYS} for row in record["layers"]},
-        thresholds={n: {k: t[k] for k in ("threshold", "dtype")} for n, t in record["thresholds"].items()},
+        layers={row["name"]: {key: row.get(key) for key in LAYER_KEYS} for row in report["layers"]},
+        thresholds={n: {k: t[k] for k in ("threshold", "dtype")} for n, t in report["thresholds"].items()},
         metrics={},
-        commands={engine: each["total"] for engine, each in record["commands"].items()},
-        memory={key: record["memory"][key] for key in MEMORY_KEYS},
-        cycles=record["timing"]["cycles"],
+        commands={engine: each["total"] for engine, each in report["commands"].items()},
+        memory={key: report["memory"][key] for key in MEMORY_KEYS},
+        cycles=report["timing"]["cycles"],
     )
 
 
@@ -71,18 +71,14 @@ def read(path: Path) -> Baseline:
 
     Raises BadInput, naming the file, for anything else.
     """
-    found = _json(path / "report.json" if path.is_dir() else path)
-    is_baseline = found.get("kind") == KIND
-    newest = SCHEMA if is_baseline else REPORT_SCHEMA
-    schema = found.get("schema")
-    if not isinstance(schema, int):
-        raise BadInput(f"{path}: is neither a report nor a baseline; give the report.json of `deploy --report`")
-    if schema > newest:
-        raise BadInput(f"{path}: has schema {schema}, this version reads up to {newest}; upgrade tpu-deploy")
+    file = path / "report.json" if path.is_dir() else path
+    found = plain_data.read(file)
     try:
-        if is_baseline:
-            return Baseline(**{k: v for k, v in found.items() if k not in ("kind", "schema")})
-        return of_record(found)
+        if found.get("kind") != KIND:
+            return of_record(record.checked(found, file))
+        if found["schema"] != SCHEMA:
+            raise BadInput(f"{file}: has schema {found['schema']}, not {SCHEMA}; write it anew with `check --update`")
+        return Baseline(**{k: v for k, v in found.items() if k not in ("kind", "schema")})
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: lacks what a report holds ({error}); write it anew with `deploy --report`") from error
 
@@ -90,7 +86,7 @@ def read(path: Path) -> Baseline:
 def read_metrics(path: Path) -> dict[str, dict[str, Any]]:
     """The figures that `evaluate --json` printed into a file. Raises BadInput, naming the file, for anything else."""
     try:
-        scores = [result["score"] for result in _json(path)["results"]]
+        scores = [result["score"] for result in plain_data.read(path)["results"]]
         return {score["metric"]: {"value": score["value"], "error": score["error"]} for score in scores}
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path}: is not what `evaluate --json` prints (no {error})") from error
@@ -100,15 +96,3 @@ def write(path: Path, baseline: Baseline) -> None:
     """Writes a baseline. Raises BadInput when that cannot be done."""
     with replacing(path) as stream:
         stream.write((json.dumps(baseline.to_json(), indent=1) + "\n").encode())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise BadInput(f"{path}: is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise BadInput(f"{path}: is neither a report nor a baseline; give the report.json of `deploy --report`")
-    return found

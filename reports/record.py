@@ -9,7 +9,7 @@ from typing import Any
 
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
-from tpu_deploy.reports import page, profile_page
+from tpu_deploy.reports import page, plain_data, profile_page
 from tpu_deploy.reports.layers import Layer, table
 from tpu_deploy.reports.plain_data import plain
 from tpu_deploy.reports.profile import Profile
@@ -38,16 +38,15 @@ def read(path: Path) -> dict[str, Any]:
     Numbers that JSON lacks stay spelt out (`plain_data.number` reads them).
     """
     file = path / "report.json" if path.is_dir() else path
-    try:
-        found = json.loads(file.read_bytes())
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read ({error.strerror or error}); give what --report wrote") from error
-    except ValueError as error:
-        raise BadInput(f"{file}: is no JSON ({error}); give the report.json that --report wrote") from error
-    schema = found.get("schema") if isinstance(found, dict) else None
+    return checked(plain_data.read(file), file)
+
+
+def checked(found: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What was found in a file, if it is a record of this version. Raises BadInput, naming the file, if not."""
+    schema = found.get("schema")
     if not isinstance(schema, int) or not isinstance(found.get("layers"), list):
         raise BadInput(f"{file}: is no report; give the report.json that --report wrote")
     if schema != SCHEMA:
         age = "a newer" if schema > SCHEMA else "an older"
         raise BadInput(f"{file}: was written by {age} version (schema {schema}, not {SCHEMA}); write the report anew")
-    return dict(found)
+    return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpu_deploy.reports.baseline import Baseline
+from tpu_deploy.reports.plain_data import number
 from tpu_deploy.reports.tolerances import LayerTolerance, RelativeTolerance, Tolerances
 
 CHECKS = ("metric", "layers", "thresholds", "cycles", "memory", "commands", "bmodel")
@@ -60,11 +61,6 @@ def compare(now: Baseline, before: Baseline, tolerances: Tolerances) -> Comparis
         found[check] += [_grown(check, name, ours.get(name, 0), count, tolerance) for name, count in theirs.items()]
     found["bmodel"] += _hash(now, before, tolerances)
     return Comparison(now.label, tuple(v for check in CHECKS for v in found[check]))
-
-
-def number(value: Any) -> float:
-    """A number of a record, where those that JSON lacks are spelt "nan", "inf" and "-inf"."""
-    return math.nan if value is None else float(value)
 
 
 def _metric(now: Baseline, before: Baseline, tolerances: Tolerances) -> Iterator[Verdict]:

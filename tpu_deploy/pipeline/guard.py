@@ -25,8 +25,9 @@ def check(
 ) -> Comparison:
     """Every figure of a report (report.json or its folder) held against a baseline.
 
-    `metrics` names a file with what `evaluate --json` printed, which is then part of the report. `tolerances` says how much worse each may be (default: `Tolerances()`), or names a TOML file that does. `update`
-    first makes the report the baseline. `comparison.worse` is what a CI should fail on.
+    `metrics` names a file with what `evaluate --json` printed, which is then part of the report. `tolerances` says how
+    much worse each figure may be (default: `Tolerances()`), or names a TOML file that does. `update` first makes the
+    report the baseline. `comparison.worse` is what a CI should fail on.
     Raises BadInput for files that are missing or of another kind, and where report and baseline are of different chips
     or precisions.
     """
