@@ -111,25 +111,24 @@ def load_window(
     images = (box.start[0], box.stop[0])
     window = Window(problem.kernel, _strides(problem, box), problem.dilations, pads, pad_value, problem.inserts)
     read = Box((images[0], channels[0], rows.first, columns.first), (images[1], channels[1], rows.last, columns.last))
-    empty = rows.is_empty or columns.is_empty
-    if not empty and max(pads) <= chip.max_pad:
-        local = Local(name, read.dims, x.dtype)
-        buffer = Buffer(name, aligned_bytes(read.dims, x.dtype.itemsize, chip))
-        return buffer, [LoadOperand(0, x.shape, problem.axes, read, name)], local, window
-    if empty:
+    if rows.is_empty or columns.is_empty:
         dims = (images[1] - images[0], channels[1] - channels[0], rows.high - rows.low, columns.high - columns.low)
-        written, left, inserts = (0, 0, 0, 0), (0, 0, 0, 0), (0, 0)
+        actions: list[Action] = [Fill(name, dims, x.dtype.itemsize, pad_value)]
+        window = replace(window, pads=(0, 0, 0, 0), inserts=(0, 0))
+    elif max(pads) <= chip.max_pad:
+        dims = read.dims
+        actions = [LoadOperand(0, x.shape, problem.axes, read, name)]
     else:
-        steps = (rows.step, columns.step) * 2
-        written = tuple(pad // step for pad, step in zip(pads, steps, strict=True))
-        left, inserts = tuple(pad % step for pad, step in zip(pads, steps, strict=True)), problem.inserts
+        (top, over), (left, beside), (bottom, under), (right, behind) = (
+            divmod(pad, step) for pad, step in zip(pads, (rows.step, columns.step) * 2, strict=True)
+        )
         n, c, h, w = read.dims
-        dims = (n, c, h + written[0] + written[2], w + written[1] + written[3])
-    actions: list[Action] = [Fill(name, dims, x.dtype.itemsize, pad_value)]
-    if not empty:
-        actions.append(LoadOperand(0, x.shape, problem.axes, read, name, (dims, (0, 0, *written[:2]))))
+        dims = (n, c, h + top + bottom, w + left + right)
+        load = LoadOperand(0, x.shape, problem.axes, read, name, (dims, (0, 0, top, left)))
+        actions = [Fill(name, dims, x.dtype.itemsize, pad_value), load]
+        window = replace(window, pads=(over, beside, under, behind))
     buffer = Buffer(name, aligned_bytes(dims, x.dtype.itemsize, chip))
-    return buffer, actions, Local(name, dims, x.dtype), replace(window, pads=left, inserts=inserts)
+    return buffer, actions, Local(name, dims, x.dtype), window
 
 
 def stride_cuts(problem: Problem, dims: Dims) -> tuple[tuple[int, ...], ...]:
