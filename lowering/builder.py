@@ -156,6 +156,11 @@ class Builder:
         """The form of `value` that the precision of `op` asks for."""
         return self.quantized(value) if self.precision(op) == "INT8" else self.floating(value, self.float_type(op))
 
+    def forms(self, name: str) -> list[SSAValue]:
+        """All forms that a TOP value has so far."""
+        floats = [form for (owner, _), form in self._floats.items() if owner == name]
+        return [*floats, self._quantized[name]] if name in self._quantized else floats
+
     # ---- what the families write
 
     def helper_name(self, name: str, suffix: str) -> str:

@@ -82,15 +82,22 @@ def integer_product(
     `channel_axis` is 0 for weights (channels, ...) and 1 for (K, channels). A channel whose bias or sum could leave the
     accumulator gets a wider weight scale.
     """
-    floats = weights.astype(np.float32, copy=False)
     axis = 1 if channel_axis == 0 else 0
-    channels = _channels(floats, axis)
+    channels = _channels(weights.astype(np.float32, copy=False), axis)
     offsets = np.zeros(weights.shape[channel_axis]) if bias is None else bias.astype(np.float64).reshape(-1)
-    scales = _channel_limits(channels, axis, method) / WEIGHT_LIMIT
-    scales = np.maximum(scales, _least_scales(channels, axis, offsets, x))
-    scales = np.maximum(scales, max(FINEST / np.sqrt(channels.shape[axis]) * y.scale / x.scale, ZERO))
+    scales = channel_scales(channels, axis, offsets, x, y, method)
     quantized = _rounded(channels, axis, scales)
     return _product(quantized.reshape(weights.shape), axis, scales, offsets, x, y)
+
+
+def channel_scales(
+    channels: Float32Array, axis: int, bias: Float64Array, x: TensorQuantization, y: TensorQuantization, method: str
+) -> Float64Array:
+    """The scale of each channel's weights, whose terms lie along `axis` of the matrix `channels`."""
+    scales = _channel_limits(channels, axis, method) / WEIGHT_LIMIT
+    scales = np.maximum(scales, _least_scales(channels, axis, bias, x))
+    finest: Float64Array = np.maximum(scales, max(FINEST / np.sqrt(channels.shape[axis]) * y.scale / x.scale, ZERO))
+    return finest
 
 
 def _product(

@@ -159,8 +159,13 @@ class Reference:
         kernel = self._kernels.get(step.result)
         if kernel is None:
             site = Site(step.op, self.network, self._workers)
-            kernel = self._kernels[step.result] = BUILDERS[step.op.name](site)
+            kernel = self._kernels[step.result] = kernel_of(site)
         return kernel
+
+
+def kernel_of(site: Site) -> Kernel:
+    """What executes the operation at `site`, prepared."""
+    return BUILDERS[site.op.name](site)
 
 
 def _deaths(steps: Sequence[Step], wanted: Collection[str]) -> list[list[str]]:
