@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tpu_deploy.pipeline.tuning_rows import Rows, has_rows
 from tpu_deploy.pipeline.tuning_weights import fit_weights
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
 from tpu_deploy.quant.fitting import PASSES, Product
-from tpu_deploy.quant.plan import TensorQuantization
+from tpu_deploy.quant.plan import FLOAT32, TensorQuantization
 from tpu_deploy.runtime.reference import Reference
 
 Feeds = list[dict[str, np.ndarray]]
@@ -233,3 +234,14 @@ def test_rows_of_a_matrix_product_are_those_of_its_operand() -> None:
 
 def network_absent(top: Top) -> SSAValue:
     return top.network.absent()
+
+
+def test_factors_of_channels_and_float_results_are_honoured(planned: tuple[Network, QuantizationPlan, Feeds]) -> None:
+    network, plan, feeds = planned
+    factors = tuple(float(f) for f in np.linspace(0.4, 1.0, 8))
+    tensors = {**plan.tensors, "b": replace(plan.tensors["b"], factors=factors), "y": FLOAT32}
+    scaled = replace(plan, tensors=tensors, results={"y": "F32"})
+    fresh = feeds_of(network, 24, seed=9)
+    fitted = fit_weights(network, scaled, feeds)
+    assert set(fitted.weights) == {"a", "b", "c", "e", "y"}
+    assert noise(network, fitted, fresh) < noise(network, scaled, fresh)
