@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from xdsl.ir import Operation
 
 from tpu_deploy.calibration.feeds import Feed
-from tpu_deploy.ir.network import STRUCTURAL, Network, is_absent, name_of, shape_of
+from tpu_deploy.ir.network import STRUCTURAL, Network, dtype_of, is_absent, name_of, shape_of
 from tpu_deploy.lowering.builder import FINE, Builder
 from tpu_deploy.lowering.registry import RULES
 from tpu_deploy.pipeline.tuning_rows import group_count, has_rows
@@ -84,11 +85,13 @@ class Execution(Builder):
                 kernel = kernel_of(Site(op, self.target, self._workers))
                 constants = [self.target.weight(v) for v in op.operands]
                 read = [self._values[name_of(v)] for v, c in zip(op.operands, constants, strict=True) if c is None]
-                results = []
+                # One array for all feeds, made first: results between the kernel's temporaries would pin their memory.
+                result = op.results[0]
+                results = np.empty((self._feeds, *shape_of(result)), dtype_of(result))
                 for feed in range(self._feeds):
                     arrays = iter(values[feed] for values in read)
-                    results.append(kernel([next(arrays) if c is None else c for c in constants]))
-                self._values[name_of(op)] = results
+                    results[feed] = kernel([next(arrays) if c is None else c for c in constants])
+                self._values[name_of(op)] = list(results)
             self._executed, op = op, op.next_op
 
     def _prolong(self, op: Operation) -> None:
