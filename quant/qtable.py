@@ -15,6 +15,9 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 from tpu_deploy.quant.plan import FLOATS, PRECISIONS, QuantizationPlan
 
+HEADER = "# tpu_deploy quantize table"
+"""What a table of ours begins with; it may name no operation, where all are as they would be without it."""
+
 FLOAT_RESULT = "# float_result "
 """What begins the line of an operation whose sums become floats."""
 
@@ -38,7 +41,7 @@ class QuantizeTable:
     def text(self, name_of: Mapping[str, str] | None = None) -> str:
         """The file's content, with `name_of[name]` for the names it has. Raises BadInput for a name of blanks."""
         written = {name: _writable((name_of or {}).get(name, name)) for name in [*self.operations, *self.results]}
-        lines = ["# tpu_deploy quantize table", "# op_name   quantize_mode"]
+        lines = [HEADER, "# op_name   quantize_mode"]
         lines += [f"{FLOAT_RESULT}{written[name]} {precision}" for name, precision in self.results.items()]
         lines += [f"{written[name]} {precision}" for name, precision in self.operations.items()]
         return "\n".join(lines) + "\n"
@@ -66,7 +69,7 @@ class QuantizeTable:
                 _enter(results, line.removeprefix(FLOAT_RESULT), tuple(FLOATS), where)
             elif line.strip() and not line.lstrip().startswith("#"):
                 _enter(operations, line, PRECISIONS, where)
-        if not operations and not results:
+        if not operations and not results and lines[:1] != [HEADER]:
             raise BadInput(f"{path}: names no operation; give a quantize table")
         return cls(operations, results, str(path))
 

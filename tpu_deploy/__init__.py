@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tpu_deploy.pipeline.inspection import Inspection, inspect
     from tpu_deploy.pipeline.profiling import profile
     from tpu_deploy.pipeline.report import diff, report
+    from tpu_deploy.pipeline.search import Search, search
     from tpu_deploy.pipeline.shards import calibrate_shard, merge_shards
     from tpu_deploy.pipeline.tables import calibrate
     from tpu_deploy.runtime.session import Session, load
@@ -38,6 +39,7 @@ _HOMES = {
     "Deployment": "pipeline.deployment",
     "Inspection": "pipeline.inspection",
     "Preprocessing": "calibration",
+    "Search": "pipeline.search",
     "Session": "runtime.session",
     "calibrate": "pipeline.tables",
     "calibrate_shard": "pipeline.shards",
@@ -50,6 +52,7 @@ _HOMES = {
     "merge_shards": "pipeline.shards",
     "profile": "pipeline.profiling",
     "report": "pipeline.report",
+    "search": "pipeline.search",
 }
 
 __all__ = [
@@ -59,6 +62,7 @@ __all__ = [
     "Deployment",
     "Inspection",
     "Preprocessing",
+    "Search",
     "Session",
     "__version__",
     "calibrate",
@@ -72,6 +76,7 @@ __all__ = [
     "merge_shards",
     "profile",
     "report",
+    "search",
 ]
 
 

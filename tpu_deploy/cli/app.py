@@ -15,6 +15,7 @@ from tpu_deploy.cli.check import check
 from tpu_deploy.cli.evaluate import evaluate
 from tpu_deploy.cli.profile import profile
 from tpu_deploy.cli.report import report as report_command
+from tpu_deploy.cli.search import search
 from tpu_deploy.errors import CheckFailed
 
 USAGE_ERROR: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -210,6 +211,7 @@ app.command()(profile)
 app.command("report")(report_command)
 app.command()(check)
 app.command()(evaluate)
+app.command()(search)
 
 
 @app.command()

@@ -21,19 +21,21 @@ Array = npt.NDArray[Any]
 class FloatLayers:
     """The layers of a canonical TOP network on onnxruntime, each from the operands it is given."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, threads: int = 0) -> None:
+        self._threads = threads
         self._shapes = {name_of(value): shape_of(value) for value in network.values()}
         computed = [name for name in self._shapes if name not in {name_of(value) for value in network.inputs}]
         self._model = export_onnx(network, computed)
         self._makers = {name: node for node in self._model.graph.node for name in node.output}
         self._weights = {each.name: each for each in self._model.graph.initializer}
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._sessions: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
 
     def run(self, tensor: str, operands: Mapping[str, Array]) -> Array:
         """The float layer's result from real `operands` by the names of their tensors."""
-        if tensor not in self._sessions:
-            self._sessions[tensor] = session_of(self._extract(tensor, list(operands)))
-        found: Array = self._sessions[tensor].run(None, dict(operands))[0]
+        key = (tensor, *sorted(operands))
+        if key not in self._sessions:
+            self._sessions[key] = session_of(self._extract(tensor, list(operands)), self._threads)
+        found: Array = self._sessions[key].run(None, dict(operands))[0]
         return found
 
     def _extract(self, tensor: str, operands: Sequence[str]) -> onnx.ModelProto:

@@ -23,9 +23,11 @@ HELD_BYTES = 1 << 28
 """Bytes of values that are held at once; more than that are computed in several runs."""
 
 
-def session_of(model: Path | onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """An onnxruntime session of a model, as the float judge runs it. Its threads sleep while it waits."""
+def session_of(model: Path | onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """An onnxruntime session of a model, as the float judge runs it. Its threads (0: one a core) sleep while it waits.
+    """
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     given = str(model) if isinstance(model, Path) else model.SerializeToString()
@@ -75,12 +77,12 @@ class OriginalModel:
 class FloatNetwork:
     """A canonical TOP network on onnxruntime: any of its values."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, threads: int = 0) -> None:
         self._bytes = {name_of(v): 4 * int(np.prod(shape_of(v), dtype=np.int64)) for v in network.values()}
         self._inputs = {name_of(value) for value in network.inputs}
         self.outputs = {n: name_of(v) for n, v in zip(network.output_names, network.outputs, strict=True)}
         computed = [name for name in self._bytes if name not in self._inputs]
-        self._session = session_of(export_onnx(network, computed)) if computed else None
+        self._session = session_of(export_onnx(network, computed), threads) if computed else None
 
     def values(self, feed: Feed) -> FloatValues:
         """All values of the network for one feed, computed when asked for."""

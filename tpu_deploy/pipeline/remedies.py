@@ -214,8 +214,9 @@ class Candidates:
         precision = self._float_precision(op.name)
         if self._subject.plan.operations[name_of(op)] == "INT8" and precision is not None:
             operations = {**scheme.operations, name_of(op): precision}
+            results = {name: given for name, given in scheme.results.items() if name != name_of(op)}
             words = f"INT8 → {precision} for `{layer.result.tensor}`"
-            yield self._change("precision", layer, words, replace(scheme, operations=operations))
+            yield self._change("precision", layer, words, replace(scheme, operations=operations, results=results))
 
     def _float_precision(self, operation: str) -> str | None:
         """The float precision of fewest bits in which an operation can be lowered."""

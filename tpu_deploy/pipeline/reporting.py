@@ -11,6 +11,7 @@ from tpu_deploy import __version__
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen.bmodel import TensorInfo, describe
 from tpu_deploy.ir.network import name_of
+from tpu_deploy.pipeline import search_front
 from tpu_deploy.pipeline.options import made_folder
 from tpu_deploy.pipeline.reasons import channel_weights, reasons, represented, statistics_of
 from tpu_deploy.reports import memory, profile_record, timing
@@ -67,7 +68,7 @@ def record(build: Build) -> dict[str, Any]:
             "by_tensor": timing.by_tensor(build.timing, build.compiled.commands),
         },
         **_told(why),
-        "search": None,
+        "search": None if request.qtable is None else search_front.read(request.qtable),
         "distributions": {} if statistics is None else distributions(statistics, represented(build)),
         "weights": channel_weights(build),
         "profile": profile_record.record(build.profile),

@@ -1,0 +1,345 @@
+"""`tpu_deploy.search`: the cheapest mixture of INT8 and float operations that reaches a target."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tpu_deploy.calibration.feeds import Feed
+from tpu_deploy.calibration.samples import Samples
+from tpu_deploy.calibration.table import CalibrationTable, tool_version
+from tpu_deploy.calibration.thresholds import METHODS
+from tpu_deploy.chips import chip as chip_named
+from tpu_deploy.errors import BadInput, CheckFailed
+from tpu_deploy.ir.network import Network
+from tpu_deploy.pipeline import search_front
+from tpu_deploy.pipeline.evaluation import imported
+from tpu_deploy.pipeline.float_model import OriginalModel
+from tpu_deploy.pipeline.labels import Given, LabelledSamples, labelled
+from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.samples import Data, batches, held_back
+from tpu_deploy.pipeline.search_engine import Engine, Figures, Measured, Task
+from tpu_deploy.pipeline.search_front import Point
+from tpu_deploy.pipeline.search_noise import SAMPLES as RANKED
+from tpu_deploy.pipeline.search_record import SearchRecord
+from tpu_deploy.pipeline.search_samples import (
+    JUDGED,
+    digest,
+    digest_of_data,
+    divided,
+    labelled_part,
+    loaded,
+    part,
+    repeatable,
+    spread,
+    unlabelled,
+)
+from tpu_deploy.pipeline.search_target import Drop, MetricJudge, SimilarityJudge, Target, target_of
+from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
+from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table, write_table
+from tpu_deploy.pipeline.tpu_mlir_names import names_by_value
+from tpu_deploy.quant import QuantizationPlan, make_plan
+from tpu_deploy.quant.plan import FLOATS
+from tpu_deploy.quant.qtable import QuantizeTable
+from tpu_deploy.reports.metrics import Metric, metric_named
+
+if TYPE_CHECKING:
+    from tpu_deploy.calibration import Preprocessing
+
+PRECISIONS = ("f16", "f32")
+"""Float precisions of a search that is not told one: the second where the first does not reach the target."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found: the plan of `chosen`, and the front of cheapest plans, the cheapest first.
+
+    `path` is the quantize table, `calibration` where the table lies that it goes with (None: it was given in memory).
+    `integer` is the network in INT8. All were judged on `samples` samples of `source`.
+    """
+
+    path: Path
+    calibration: Path | None
+    target: str
+    is_reached: bool
+    front: tuple[Point, ...]
+    integer: Point
+    plan: QuantizationPlan
+    samples: int
+    source: str
+
+    @property
+    def chosen(self) -> Point:
+        """The point of the front that the quantize table holds."""
+        return next(each for each in self.front if each.chosen)
+
+
+class TargetMissed(CheckFailed):
+    """No plan reaches the target; the best one is written all the same: `search` has it."""
+
+    def __init__(self, message: str, search: Search) -> None:
+        super().__init__(message)
+        self.search = search
+
+
+def search(
+    model: Model,
+    data: Data,
+    target: str | None = None,
+    *,
+    metric: str | None = None,
+    drop: str | None = None,
+    less_is_better: bool = False,
+    labels: Given | None = None,
+    output: str | os.PathLike[str] | None = None,
+    calibration: CalibrationTable | str | os.PathLike[str] | None = None,
+    method: str = METHOD,
+    precision: str | None = None,
+    chip: str = "bm1684x",
+    samples: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    input_shapes: InputShapes | None = None,
+    tpu_mlir_names: bool = False,
+    progress: Progress = SILENT,
+) -> Search:
+    """The cheapest plan of INT8 and float operations that reaches a target, casts included in its estimated cycles.
+
+    `target` is `similarity>=0.99` (cosine of the worst output and sample) or `sqnr>=20` (of the worst output, all
+    samples together); or `metric`, as `evaluate` takes it, may be worse by `drop` (`0.5%`) than the float model's.
+    Without a `calibration` table thresholds come from three quarters of `data`, and the table is written beside the
+    result; plans are judged on the others. `precision` (f16, bf16, f32) is that of float operations; by default f16,
+    bf16 where values leave its range, f32 where that is not near enough.
+
+    Writes to `output` (default: MODEL.qtable) the quantize table, and beside it the front as .front.json and .front.csv
+    and what was measured as .search.json: an interrupted search, or one for another target, goes on from that.
+
+    Raises BadInput for anything unusable, TargetMissed (after writing) when no plan reaches the target.
+    """
+    precisions = PRECISIONS if precision is None else (choice("--precision", precision, tuple(map(str.lower, FLOATS))),)
+    goal, measure = _goal(target, metric, drop)
+    source, chip = Source.of(model), chip_named(chip).name
+    files = Files(writable_file(_default_output(source) if output is None else output, "-o"))
+    progress.stage("Import the ONNX model")
+    top = canonical_network(source, settled_shapes(source, input_shapes, 1, progress))
+    opened = labelled(data := repeatable(data), input_specs(top), preprocessing, samples, labels)
+    if measure is not None and measure.metric.needs_labels and not opened.has_labels:
+        raise BadInput(f"--metric {metric}: needs labels; give --labels, or an array 'labels' in the data")
+    material = Material(source, top, opened, calibration is None)
+    table, table_path = _ranges(material, calibration, choice("--method", method, tuple(METHODS)), files, progress)
+    material.load(progress)
+    record = SearchRecord(files.record, _identity(material, table, chip), progress)
+    judges: dict[str, Figures] = {"similarity": SimilarityJudge(top, material.judging).figures}
+    if measure is not None:
+        kind = _kind_of_fact(measure.metric, material, data)
+        judge = MetricJudge(measure.metric, material.labelled, OriginalModel(source), material.specs)
+        judges[kind] = judge.figures
+        goal = measure.drop.target(measure.metric, record.fact(kind, "float", judge.exact), less_is_better)
+    assert goal is not None
+    task = _task(top, table, chip, material.ranking, judges, goal, precisions)
+    found = _written(task, Engine(task, record, progress), files, table_path, material, tpu_mlir_names)
+    if not found.is_reached:
+        raise TargetMissed(_missed(source, found, goal), found)
+    return found
+
+
+def _task(
+    top: Network,
+    table: CalibrationTable,
+    chip: str,
+    ranking: Sequence[Feed],
+    judges: Mapping[str, Figures],
+    goal: Target,
+    precisions: Sequence[str],
+) -> Task:
+    """What the engine works on: plans are made as `deploy` makes them."""
+    return Task(
+        top=top,
+        planned=lambda scheme: make_plan(top, table, scheme),
+        chip=chip,
+        ranking=ranking,
+        judges=judges,
+        target=goal,
+        peaks={name: max(abs(entry.min), abs(entry.max)) for name, entry in table.items()},
+        precisions=[each.upper() for each in precisions],
+    )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The quantize table, and what is written beside it."""
+
+    qtable: Path
+
+    def _beside(self, suffix: str) -> Path:
+        return self.qtable.with_name(f"{self.qtable.name}{suffix}")
+
+    @property
+    def record(self) -> Path:
+        """What was measured."""
+        return self._beside(".search.json")
+
+    @property
+    def front_json(self) -> Path:
+        """The front."""
+        return search_front.front_path(self.qtable)
+
+    @property
+    def front_csv(self) -> Path:
+        """The front for spreadsheets."""
+        return self._beside(".front.csv")
+
+    @property
+    def calibration(self) -> Path:
+        """The calibration table, where the search made it."""
+        return self._beside(".table")
+
+
+class Material:
+    """The samples of a search: some to learn from, others to judge on."""
+
+    def __init__(self, source: Source, top: Network, opened: LabelledSamples, calibrates: bool) -> None:
+        """`calibrates`: whether thresholds come from them too."""
+        self.source, self.top = source, top
+        self.specs = input_specs(top)
+        self.opened = unlabelled(opened, self.specs)
+        self.learned, self.held_out = divided(len(self.opened), calibrates)
+        self.labelled = labelled_part(opened, self.held_out)
+        self.ranking: list[Feed] = []
+        self.judging: list[Feed] = []
+
+    @property
+    def learning(self) -> Samples:
+        """The samples to learn from."""
+        return part(self.opened, self.learned)
+
+    @property
+    def judged(self) -> list[int]:
+        """The numbers of the samples that similarity is measured on."""
+        return spread(self.held_out, JUDGED)
+
+    def load(self, progress: Progress) -> None:
+        """Loads the batches to rank and to judge on. Raises BadInput for a sample that cannot be used."""
+        progress.stage("Load samples")
+        if self.learned == self.held_out:
+            progress.note(
+                f"{self.opened.source}: too few samples to hold any out; plans are judged on what they rest on"
+            )
+        ranked, judged = spread(self.learned, RANKED), self.judged
+        feeds = loaded(self.opened, [*ranked, *judged])
+        self.ranking = batches([feeds[number] for number in ranked], self.specs)
+        self.judging = batches([feeds[number] for number in judged], self.specs)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric, and how much worse it may be."""
+
+    metric: Metric
+    drop: Drop
+
+
+def _goal(target: str | None, metric: str | None, drop: str | None) -> tuple[Target | None, Measure | None]:
+    """What is to be reached: a target, or a metric that becomes one. Raises BadInput."""
+    if (target is None) == (metric is None):
+        raise BadInput("give either --target 'similarity>=0.99' or --metric NAME with --drop 0.5%")
+    if metric is None:
+        if drop is not None:
+            raise BadInput(f"--drop {drop}: is for a --metric; a --target says itself what is enough")
+        assert target is not None
+        return target_of(target), None
+    if drop is None:
+        raise BadInput(f"--metric {metric}: how much worse may it be? give --drop 0.5%")
+    found = metric_named(metric, imported)
+    if found.name == "sqnr":
+        raise BadInput("--metric sqnr: has no float figure to drop from; write --target 'sqnr>=20'")
+    return None, Measure(found, Drop.of(drop))
+
+
+def _default_output(source: Source) -> str:
+    return f"{'model' if source.path is None else source.path.stem}.qtable"
+
+
+def _ranges(
+    material: Material,
+    calibration: CalibrationTable | str | os.PathLike[str] | None,
+    method: str,
+    files: Files,
+    progress: Progress,
+) -> tuple[CalibrationTable, Path | None]:
+    """The calibration table, and where it lies: the given one, or a new one beside the result."""
+    source, top = material.source, material.top
+    if isinstance(calibration, CalibrationTable):
+        check_table(calibration, source, top)
+        return calibration, None
+    if calibration is not None:
+        return read_table(calibration, source, top), Path(calibration)
+    progress.stage("Calibrate")
+    opened, first = held_back(material.learning, material.specs)
+    statistics = collect(top, source, opened, 1, progress)
+    table = replace(CalibrationTable.of(statistics, method), first_samples=tuple(first))
+    write_table(table, statistics, files.calibration, None)
+    return table, files.calibration
+
+
+def _identity(material: Material, table: CalibrationTable, chip: str) -> dict[str, str]:
+    """What measurements depend on, each by what tells it from others."""
+    return {
+        "model": material.source.hash,
+        "calibration table": hashlib.sha256(repr(sorted(table.items())).encode()).hexdigest(),
+        "samples": digest([*material.ranking, *material.judging]),
+        "chip": chip,
+        "version": tool_version(),
+    }
+
+
+def _kind_of_fact(metric: Metric, material: Material, data: Data) -> str:
+    """What the figures of a metric are kept under: other files, labels or code of the metric make another kind."""
+    module = sys.modules.get(metric.name.partition(":")[0]) if ":" in metric.name else None
+    code = Path(module.__file__).read_bytes() if module is not None and module.__file__ else b""
+    labels = digest([{"labels": each} for each in material.labelled.table or ()])
+    known = [digest_of_data(data), hashlib.sha256(code).hexdigest(), labels, str(material.held_out)]
+    return f"metric {metric.name} {hashlib.sha256(' '.join(known).encode()).hexdigest()[:16]}"
+
+
+def _written(
+    task: Task, engine: Engine, files: Files, table: Path | None, material: Material, tpu_mlir_names: bool
+) -> Search:
+    """The result of a search, written down."""
+    outcome = engine.outcome()
+
+    def plan_of(found: Measured) -> QuantizationPlan:
+        return task.planned(engine.scheme(found.mixture, found.precision))
+
+    def point_of(found: Measured) -> Point:
+        return search_front.point(found, plan_of(found), found == outcome.chosen)
+
+    points = tuple(map(point_of, search_front.front(outcome, task.target)))
+    plan = plan_of(outcome.chosen)
+    names = names_by_value(material.source.file.proto.graph) if tpu_mlir_names else None
+    search_front.write(points, task.target, files.front_json, files.front_csv)
+    QuantizeTable.of(plan).write(files.qtable, names)
+    count = len(material.held_out if len(task.judges) > 1 else material.judged)
+    return Search(
+        path=files.qtable,
+        calibration=table,
+        target=task.target.words,
+        is_reached=outcome.is_reached,
+        front=points,
+        integer=point_of(outcome.integer),
+        plan=plan,
+        samples=count,
+        source=material.opened.source,
+    )
+
+
+def _missed(source: Source, found: Search, target: Target) -> str:
+    best = found.chosen
+    return (
+        f"{source.label}: no plan reaches {target.words}; the best found has {target.told(best.figures)} "
+        f"({best.label}, {best.cycles:,} cycles) and is written to {found.path}"
+    )
