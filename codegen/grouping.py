@@ -16,6 +16,11 @@ from tpu_deploy.codegen.tile_plan import TilePlan, plan_tiles
 from tpu_deploy.codegen.wholes import Forms
 from tpu_deploy.codegen.works import Compute
 
+Slicing = tuple[int, int, int, int]
+"""What groups are told apart by: first work, the work after the last, images, stripes."""
+STRIPES = (2, 4, 8, 16, 32, 64)
+"""Into how many stripes the rows of an image may be cut."""
+
 
 @dataclass(frozen=True)
 class _Uncut:
@@ -35,11 +40,11 @@ class Planner:
 
     forms: Forms
     weights: Weights
-    refused: set[tuple[int, int, int]] = field(default_factory=set)
+    refused: set[Slicing] = field(default_factory=set)
     tile_room: dict[int, float] = field(default_factory=dict)
     tiled: dict[int, TilePlan] = field(default_factory=dict)
     costs: dict[Sliced, float] = field(default_factory=dict)
-    grown: dict[int, list[tuple[float, Sliced]]] = field(default_factory=dict)
+    grown: dict[int, dict[Slicing, Sliced]] = field(default_factory=dict)
 
     def schedule(self) -> Schedule:
         """The cheapest division found by dynamic programming over the ends of groups.
@@ -90,12 +95,11 @@ class Planner:
         assert isinstance(work, Compute)
         return plan_tiles(work, self.forms.chip, self.tile_room.get(index, 1.0))
 
-    def group(self, start: int, stop: int, images: int) -> Sliced | None:
+    def group(self, start: int, stop: int, images: int, stripes: int = 1) -> Sliced | None:
         """Works [start, stop) as a group in slices, None where they do not fit."""
-        for _, part in self._groups(start):
-            if part.stop == stop and part.images == images:
-                return part
-        return None
+        self._groups(start)
+        key = (start, stop, images, stripes)
+        return None if key in self.refused else self.grown[start].get(key)
 
     def cost(self, part: Part) -> float:
         """What a part costs."""
@@ -117,7 +121,7 @@ class Planner:
         return len(measure.forms) == part.stop - part.start and measure.fits
 
     def _measured(self, part: Sliced) -> Measure:
-        measure = Measure(self.forms, part.start, part.images)
+        measure = Measure(self.forms, part.start, part.images, part.stripes)
         for index, variant in zip(range(part.start, part.stop), part.variants, strict=True):
             if not measure.add(index, variant):
                 break
@@ -126,12 +130,25 @@ class Planner:
     def _groups(self, start: int) -> list[tuple[float, Sliced]]:
         """The groups that begin with a work, and what they cost."""
         if start not in self.grown:
-            self.grown[start] = [g for images in slice_sizes(self.forms.batch) for g in self._grow(start, images)]
-        return [(cost, p) for cost, p in self.grown[start] if (p.start, p.stop, p.images) not in self.refused]
+            self.grown[start] = {}
+            for images in slice_sizes(self.forms.batch):
+                self._grow(start, images, 1)
+            for stripes in STRIPES:
+                if not self._lacks_room(start):
+                    break
+                self._grow(start, 1, stripes)
+        return [(self.costs[part], part) for part in self.grown[start].values() if _slicing(part) not in self.refused]
 
-    def _grow(self, start: int, images: int) -> Iterator[tuple[float, Sliced]]:
-        """The groups from a work in slices of `images`, longer and longer while they fit."""
-        measure = Measure(self.forms, start, images)
+    def _lacks_room(self, start: int) -> bool:
+        """Whether longer groups of single images from a work would be possible if there were more room."""
+        stop = max((part.stop for part in self.grown[start].values() if part.images == 1), default=start)
+        if stop == len(self.forms.works) or not isinstance(self.forms.works[stop], Compute):
+            return False
+        return bool(self.forms.wholes(stop, 1))
+
+    def _grow(self, start: int, images: int, stripes: int) -> None:
+        """Finds the groups from a work in such slices, longer and longer while they fit."""
+        measure = Measure(self.forms, start, images, stripes)
         works = self.forms.works
         variants: tuple[int, ...] = ()
         for stop in range(start + 1, len(works) + 1):
@@ -139,17 +156,21 @@ class Planner:
                 return
             reloaded = measure.reloaded()
             variants = (*variants, measure.forms[-1].number)
-            part = Sliced(start, stop, images, variants, reloaded)
+            part = Sliced(start, stop, images, variants, reloaded, stripes=stripes)
             self.costs[part] = measure.cost(reloaded, self.weights)
-            yield self.costs[part], part
+            self.grown[start][_slicing(part)] = part
 
     def refuse(self, part: Part) -> None:
         """Makes a part that found no room impossible; a work by itself is cut finer."""
         if isinstance(part, Sliced):
-            self.refused.add((part.start, part.stop, part.images))
+            self.refused.add(_slicing(part))
         else:
             self.tile_room[part.start] = self.tile_room.get(part.start, 1.0) * 0.7
             self.tiled[part.start] = self._tile(part.start)
+
+
+def _slicing(part: Sliced) -> Slicing:
+    return part.start, part.stop, part.images, part.stripes
 
 
 def slice_sizes(batch: int) -> list[int]:

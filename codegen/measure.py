@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from tpu_deploy.codegen.views import Storage
-from tpu_deploy.codegen.wholes import Forms, Place, Whole
+from tpu_deploy.codegen.wholes import Forms, Place, Whole, rows_of
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,18 @@ ROOM = 0.92
 """The share of local memory that the values of a group may take by the estimate: placing them exactly takes more."""
 
 
-class Measure:
-    """A group that begins with a work and runs in slices of `images`."""
+STRIPED_ROOM = 0.8
+"""The same where slices have only some of the rows: rows that windows need beyond them are not counted."""
 
-    def __init__(self, forms: Forms, start: int, images: int) -> None:
+
+class Measure:
+    """A group that begins with a work and runs in slices of `images`, in `stripes` of their rows."""
+
+    def __init__(self, forms: Forms, start: int, images: int, stripes: int = 1) -> None:
         self.all = forms
-        self.start, self.images = start, images
-        self.slices = forms.batch // images
-        self.room = forms.chip.lane_bytes * ROOM
+        self.start, self.images, self.stripes = start, images, stripes
+        self.slices = forms.batch // images * stripes
+        self.room = forms.chip.lane_bytes * (ROOM if stripes == 1 else STRIPED_ROOM)
         self.forms: list[Whole] = []
         self.made: dict[Place, int] = {}
         self.last: dict[Place, int] = {}
@@ -45,22 +48,24 @@ class Measure:
         """How many later works read each result."""
         self.alive: list[int] = []
         """Bytes in use while each work runs, without what later works still need."""
-        self.written: dict[str, Storage | None] = {}
-        """Buffers that works write: the one tensor in it whose first axis is the batch, None for anything else."""
+        self.written: dict[str, Whole | None] = {}
+        """Buffers that works write: who writes the one tensor in it whose first axis is the batch, None otherwise."""
         self.constants: list[int] = []
         """Bytes of the constants of each work."""
         self.loads: list[list[tuple[int, int]]] = []
         """Bytes and cycles of the operands that each work loads from global memory."""
         self.peak = 0
+        self.beyond: list[float] = []
+        """Rows of each work's result that windows of later works need beyond a stripe."""
         self.computed = self.loaded = self.stored = self.constant_cycles = 0
         """Cycles of the TIU for a slice; of the DMA engine for the operands, results and constants of a slice."""
 
     def add(self, index: int, number: int | None = None) -> bool:
         """Adds a work, in the form of that number or the one that suits; False when it cannot run in such slices."""
         if number is None:
-            form = self.all.chosen(index, self.images, self.made)
+            form = self.all.chosen(index, self.images, self.stripes, self.made)
         else:
-            form = self.all.wholes(index, self.images).get(number)
+            form = self.all.wholes(index, self.images, self.stripes).get(number)
         if form is None or self._crosses_slices(form):
             return False
         self._note_written(form)
@@ -71,6 +76,7 @@ class Measure:
         self.constant_cycles += form.constant_cycles
         self.loaded += form.fill_cycles
         self.loads.append([])
+        self.beyond.append(0.0)
         held = self._take_operands(form, offset)
         self.alive.append(form.size + held)
         self.peak = max(self.peak, self.alive[-1])
@@ -92,7 +98,10 @@ class Measure:
                 self.loads[-1].append((form.sizes[buffer], form.load_cycles[buffer]))
                 continue
             self._keep(place, offset)
-            whole = load.box.dims[1:] == place[2][1:]
+            rows = self.forms[self.made[place]].variant.tiling.rows if self.stripes > 1 else 0
+            if rows:
+                self._note_beyond(self.made[place], load.box.dims[rows])
+            whole = all(load.box.dims[k] == place[2][k] for k in (1, 2, 3) if k != rows)
             places[place] = places.get(place, False) or whole
             if whole:
                 held -= form.sizes[buffer]
@@ -106,6 +115,24 @@ class Measure:
                     self.stored -= self.forms[maker].store_cycles
         return held
 
+    def _note_beyond(self, maker: int, rows: int) -> None:
+        """A later work reads so many rows of a result: it and what it is made from must have them."""
+        form = self.forms[maker]
+        low, high = form.rows(self.stripes // 2)
+        more = rows - (high - low) - self.beyond[maker]
+        if more > 0:
+            for k in range(maker + 1):
+                self.beyond[k] += more * self.forms[k].height / form.height
+
+    def _repeated(self) -> float:
+        """Cycles of the TIU in a slice for rows that other slices compute too."""
+        total = 0.0
+        for form, beyond in zip(self.forms, self.beyond, strict=True):
+            if beyond:
+                low, high = form.rows(self.stripes // 2)
+                total += form.steps_cycles * beyond / max(high - low, 1)
+        return total
+
     def _note_result(self, form: Whole, offset: int) -> None:
         place, _ = form.result
         buffer = form.work.result.buffer
@@ -117,26 +144,29 @@ class Measure:
             self.made[place], self.last[place] = offset, offset
 
     def _note_written(self, form: Whole) -> None:
-        result = form.work.result
-        tiling = form.variant.tiling
-        sliced = result.shape[:1] == (self.all.batch,) and tiling.shape[0] == self.all.batch
-        known = sliced and tiling.axes[0] == (0,) and result.buffer not in self.written
-        self.written[result.buffer] = result if known else None
+        result, tiling, batch = form.work.result, form.variant.tiling, self.all.batch
+        sliced = result.shape[:1] == (batch,) and tiling.dims[0] == batch * tiling.per_image and 0 in tiling.axes[0]
+        known = sliced and result.buffer not in self.written
+        self.written[result.buffer] = form if known else None
 
     def _crosses_slices(self, form: Whole) -> bool:
         """Whether a form loads from global memory what a work of this group may write there in a later slice.
 
-        A slice may read back its own images of the very tensor that was written.
+        A slice may read back its own images of the very tensor that was written, and rows of it.
         """
-        batch = self.all.batch
-        if self.images == batch:
+        if self.slices == 1:
             return False
         for place, load in form.operands.values():
             storage = form.work.storage(load)
             if (place is not None and place in self.made) or storage.buffer not in self.written:
                 continue
-            own = storage == self.written[storage.buffer] and load.shape[0] == batch and load.axes[0] == (0,)
-            if not own:
+            writer = self.written[storage.buffer]
+            if writer is None or writer.work.result != storage:
+                return True
+            if load.shape[0] != self.all.batch or load.axes[0] != (0,):
+                return True
+            rows = form.variant.tiling.rows
+            if self.stripes > 1 and rows_of(storage, load.shape, load.axes, rows) != writer.result_rows:
                 return True
         return False
 
@@ -200,7 +230,7 @@ class Measure:
         """Cycles of all slices, weighed."""
         again = sum(self.forms[k].constant_cycles for k in reloaded)
         moved = self.slices * (self.loaded + self.stored) + self.constant_cycles + again * (self.slices - 1)
-        computed = self.slices * self.computed
+        computed = self.slices * (self.computed + (self._repeated() if self.stripes > 1 else 0.0))
         if self.slices > 1:
             computed += self.slices * self._stalls(reloaded)
         exposed = sum(self.forms[0].load_cycles.values())

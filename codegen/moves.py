@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from tpu_deploy.codegen.grouping import Planner, slice_sizes
+from tpu_deploy.codegen.grouping import STRIPES, Planner, slice_sizes
 from tpu_deploy.codegen.schedule import Part, Schedule, Sliced
 
 SHIFTS = (1, 2, 4, 8)
@@ -24,7 +24,8 @@ class Moves:
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
-        self.sizes = slice_sizes(planner.forms.batch)
+        self.cuts = [*((images, 1) for images in slice_sizes(planner.forms.batch)), *((1, k) for k in STRIPES)]
+        """Images and stripes of slices."""
 
     def of(self, schedule: Schedule) -> list[Move]:
         """All neighbours, the most promising first."""
@@ -34,7 +35,7 @@ class Moves:
     def _arranged(self, schedule: Schedule) -> Iterator[Move]:
         """The same groups with other transfers."""
         for number, part in enumerate(schedule.parts):
-            if isinstance(part, Sliced) and self.planner.forms.batch > part.images:
+            if isinstance(part, Sliced) and self._slices(part) > 1:
                 for changed in self._staggered(part):
                     yield 0.0, _with(schedule, number, number + 1, [changed])
         for linger in LINGERS:
@@ -57,7 +58,8 @@ class Moves:
         """The group with its first works a slice ahead, behind a share of the slice before."""
         if ahead >= part.stop - part.start:
             return None
-        wholes = [self.planner.forms.wholes(part.start + k, part.images)[v] for k, v in enumerate(part.variants)]
+        forms = self.planner.forms
+        wholes = [forms.wholes(part.start + k, part.images, part.stripes)[v] for k, v in enumerate(part.variants)]
         left = share * sum(w.steps_cycles for w in wholes)
         behind = ahead
         while behind < len(wholes) and left > 0:
@@ -67,14 +69,16 @@ class Moves:
 
     def eager(self, schedule: Schedule) -> Schedule:
         """The schedule with the first work of every group in slices a slice ahead."""
-        batch = self.planner.forms.batch
         return replace(
             schedule,
             parts=tuple(
-                (self.staggered(p, *STAGGERS[0]) or p) if isinstance(p, Sliced) and p.images < batch else p
+                (self.staggered(p, *STAGGERS[0]) or p) if isinstance(p, Sliced) and self._slices(p) > 1 else p
                 for p in schedule.parts
             ),
         )
+
+    def _slices(self, part: Sliced) -> int:
+        return self.planner.forms.batch // part.images * part.stripes
 
     def _regrouped(self, schedule: Schedule) -> Iterator[Move]:
         """Other groups."""
@@ -94,9 +98,9 @@ class Moves:
 
     def _resized(self, part: Part) -> Iterator[list[Part]]:
         """The part in slices of other sizes."""
-        for images in self.sizes:
-            group = self._group(part.start, part.stop, images, part)
-            if group is not None and not (isinstance(part, Sliced) and images == part.images):
+        for cut in self.cuts:
+            group = self._group(part.start, part.stop, cut, part)
+            if group is not None and not (isinstance(part, Sliced) and cut == (part.images, part.stripes)):
                 yield [group]
 
     def _split(self, part: Part) -> Iterator[list[Part]]:
@@ -126,7 +130,7 @@ class Moves:
             return
         forms = self.planner.forms
         for offset, taken in enumerate(part.variants):
-            for number in forms.wholes(part.start + offset, part.images):
+            for number in forms.wholes(part.start + offset, part.images, part.stripes):
                 variants = (*part.variants[:offset], number, *part.variants[offset + 1 :])
                 if number != taken and self.planner.fits(changed := replace(part, variants=variants)):
                     yield [changed]
@@ -134,17 +138,17 @@ class Moves:
     def _like(self, start: int, stop: int, part: Part) -> Part | None:
         """Works as a group in slices like those of another part, if they fit."""
         if isinstance(part, Sliced):
-            return self._group(start, stop, part.images, part)
+            return self._group(start, stop, (part.images, part.stripes), part)
         return self._best(start, stop, part)
 
     def _best(self, start: int, stop: int, part: Part) -> Sliced | None:
-        groups = [g for images in self.sizes if (g := self._group(start, stop, images, part)) is not None]
+        groups = [g for cut in self.cuts if (g := self._group(start, stop, cut, part)) is not None]
         return min(groups, key=self.planner.cost, default=None)
 
-    def _group(self, start: int, stop: int, images: int, part: Part) -> Sliced | None:
+    def _group(self, start: int, stop: int, cut: tuple[int, int], part: Part) -> Sliced | None:
         """Works as a group, a slice ahead by as many works as another part if it begins with the same one."""
-        group = self.planner.group(start, stop, images)
-        if group is None or not isinstance(part, Sliced) or not part.ahead or images == self.planner.forms.batch:
+        group = self.planner.group(start, stop, *cut)
+        if group is None or not isinstance(part, Sliced) or not part.ahead or self._slices(group) == 1:
             return group
         return self.staggered(group, part.ahead, STAGGERS[0][1]) or group if part.start == start else group
 

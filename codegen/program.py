@@ -144,7 +144,8 @@ class Tiling:
     """How an operation's result may be cut.
 
     `dims` is the result as (n, c, h, w) under `shape` and `axes`; `multiple` gives the granularity of cuts in each
-    dimension (0: not to be cut); `cuts` are positions where a tile must end, per dimension.
+    dimension (0: not to be cut); `cuts` are positions where a tile must end, per dimension. Of the dimensions `rows` is
+    the one that a tensor's rows are found in, and n holds `per_image` entries for each image.
     """
 
     shape: tuple[int, ...]
@@ -152,6 +153,8 @@ class Tiling:
     dims: Dims
     multiple: Dims = (1, 0, 1, 0)
     cuts: tuple[tuple[int, ...], ...] = ((), (), (), ())
+    rows: int = 2
+    per_image: int = 1
 
 
 @dataclass(frozen=True)

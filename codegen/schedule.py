@@ -45,11 +45,12 @@ class Tiled:
 
 @dataclass(frozen=True)
 class Sliced:
-    """Computations [start, stop) that run in slices of `images` of the batch and meet in local memory.
+    """Computations [start, stop) that run in slices and meet in local memory.
 
-    `variants` are the numbers of the variants taken. The constants of the works in `reloaded` (counted from `start`)
-    are loaded again for each slice, all others once. The first `ahead` works of a slice run in the slice before, behind
-    its first `behind` works.
+    A slice is `images` of the batch, or one of `stripes` of their rows: then computations whose results others read by
+    windows make a few rows more, some of them twice. `variants` are the numbers of the variants taken. The constants of
+    the works in `reloaded` (counted from `start`) are loaded again for each slice, all others once. The first `ahead`
+    works of a slice run in the slice before, behind its first `behind` works.
     """
 
     start: int
@@ -59,6 +60,7 @@ class Sliced:
     reloaded: tuple[int, ...] = ()
     ahead: int = 0
     behind: int = 0
+    stripes: int = 1
 
 
 Part = Moved | Tiled | Sliced
@@ -115,7 +117,7 @@ def _part(row: Mapping[str, Any]) -> Part:
             return Tiled(start, _count(row["variant"]), Grid(tile, order))
         case "Sliced":
             variants, reloaded = _counts(row["variants"]), _counts(row["reloaded"])
-            counts = (_count(row[name]) for name in ("ahead", "behind"))
+            counts = (_count(row[name]) for name in ("ahead", "behind", "stripes"))
             return Sliced(start, _count(row["stop"]), _count(row["images"]), variants, reloaded, *counts)
         case kind:
             raise ValueError(f"unknown kind {kind!r}")

@@ -1,4 +1,4 @@
-"""Computations uncut but for the batch: their programs, what they take from local memory, what they cost."""
+"""Computations uncut but for images and rows: their programs, what they take from local memory, what they cost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from tpu_deploy.codegen.program import (
     Variant,
     usual_variants,
 )
-from tpu_deploy.codegen.views import Box, Dims, Storage
+from tpu_deploy.codegen.views import AxisMap, Box, Dims, Storage
 from tpu_deploy.codegen.works import Compute, Copy, Work
 
+Rows = tuple[int, int]
+"""Rows [first, last) of a result."""
 Place = tuple[str, int, Dims, Dims]
 """Where a tensor seen as (n, c, h, w) lies: buffer, offset, sizes, strides (0 along sizes of 1)."""
 
@@ -39,11 +41,19 @@ def place_of(storage: Storage, shape: tuple[int, ...], axes: object) -> Place | 
     return storage.buffer, seen.offset, dims, fixed  # type: ignore[return-value]
 
 
+def rows_of(storage: Storage, shape: tuple[int, ...], axes: AxisMap, dimension: int) -> tuple[int, int] | None:
+    """How many rows a storage has in a dimension of a view, and how many elements they lie apart."""
+    seen = storage.seen_as(shape)
+    found = None if seen is None else seen.as_nchw(axes)
+    return None if found is None else (found[0][dimension], found[1][dimension])
+
+
 @dataclass(frozen=True)
 class Whole:
-    """A computation uncut but for the batch: the variant of that number, in slices of `images`.
+    """A computation uncut but for images and rows: the variant of that number, in slices of `images`.
 
-    Results that do not have the batch as their images are not cut at all: `taken` is how many a slice has.
+    Results that do not have the batch as their images are not cut at all: `taken` is how much of n a slice has. Of
+    several `stripes` of the rows, this is one in the middle, without what windows of others need beyond it.
     """
 
     work: Compute
@@ -51,17 +61,45 @@ class Whole:
     variant: Variant
     images: int
     taken: int
+    stripes: int
     chip: Chip
 
     @cached_property
     def program(self) -> TileProgram:
         """The program of the first slice."""
-        return self.part(0)
+        return self.part(0, self.rows(self.stripes // 2))
 
-    def part(self, index: int) -> TileProgram:
-        """The program of a slice."""
-        first = index * self.images if self.taken == self.images else 0
-        return self.variant.tile(Box((first, 0, 0, 0), (first + self.taken, *self.variant.tiling.dims[1:])))
+    def part(self, index: int, rows: Rows) -> TileProgram:
+        """The program of some rows of a slice's images."""
+        tiling = self.variant.tiling
+        start, stop = [0, 0, 0, 0], list(tiling.dims)
+        start[tiling.rows], stop[tiling.rows] = rows
+        start[0] = index * self.taken if self.taken < tiling.dims[0] else 0
+        stop[0] = start[0] + self.taken
+        return self.variant.tile(Box(tuple(start), tuple(stop)))  # type: ignore[arg-type]
+
+    @property
+    def height(self) -> int:
+        """The rows of the result."""
+        return self.variant.tiling.dims[self.variant.tiling.rows]
+
+    def aligned(self, rows: Rows) -> Rows:
+        """The fewest rows that hold these and may be cut out."""
+        step = max(self.variant.tiling.multiple[self.variant.tiling.rows], 1)
+        return rows[0] // step * step, min(-(-rows[1] // step) * step, self.height)
+
+    def rows(self, stripe: int) -> Rows:
+        """The rows of a stripe: all are as large as the granularity of cuts allows, none overlap."""
+        tiling = self.variant.tiling
+        step = max(tiling.multiple[tiling.rows], 1)
+        low, high = (-(-self.height * k // self.stripes) // step * step for k in (stripe, stripe + 1))
+        return low, self.height if stripe + 1 == self.stripes else high
+
+    @cached_property
+    def result_rows(self) -> tuple[int, int] | None:
+        """How many rows the result has, and how many elements they lie apart in global memory."""
+        tiling = self.variant.tiling
+        return rows_of(self.work.result, tiling.shape, tiling.axes, tiling.rows)
 
     @cached_property
     def fits_fields(self) -> bool:
@@ -141,6 +179,12 @@ class Whole:
         return sum(self.load_cycles.values()) + self.constant_cycles + self.fill_cycles + self.store_cycles
 
 
+def rows_in(box: Box, form: Whole) -> Rows:
+    """The rows of a box under the view that a form has of its result."""
+    rows = form.variant.tiling.rows
+    return box.start[rows], box.stop[rows]
+
+
 def grown(variant: Variant, chip: Chip) -> Variant:
     """The variant with buffers grown to what loading their constants writes."""
     tile = variant.tile
@@ -156,7 +200,7 @@ class Forms:
     chip: Chip
     readers: dict[str, set[int]] = field(default_factory=dict, init=False)
     """The works that read each buffer of global memory."""
-    _wholes: dict[tuple[int, int], dict[int, Whole]] = field(default_factory=dict, init=False)
+    _wholes: dict[tuple[int, int, int], dict[int, Whole]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         for index, work in enumerate(self.works):
@@ -173,36 +217,42 @@ class Forms:
                 found[images] += work.result.elements * work.result.dtype.itemsize
         return max(found, key=lambda images: (found[images], images), default=1)
 
-    def wholes(self, index: int, images: int) -> dict[int, Whole]:
-        """The forms of a work that can run in slices of `images` by their numbers; what suits residents comes last."""
-        key = (index, images)
+    def wholes(self, index: int, images: int, stripes: int = 1) -> dict[int, Whole]:
+        """The forms of a work that can run in such slices, by their numbers; what suits residents comes last."""
+        key = (index, images, stripes)
         if key not in self._wholes:
             work = self.works[index]
             assert isinstance(work, Compute)
             self._wholes[key] = {
                 number: whole
                 for number, variant in enumerate(work.variants)
-                if self._can_be_sliced(variant, images) and (whole := self._whole(work, number, images)).fits_fields
+                if self._can_be_sliced(variant, images, stripes)
+                and (whole := self._whole(work, number, images, stripes)).fits_fields
             }
         return self._wholes[key]
 
-    def _whole(self, work: Compute, number: int, images: int) -> Whole:
+    def _whole(self, work: Compute, number: int, images: int, stripes: int) -> Whole:
         variant = work.variants[number]
-        n = variant.tiling.dims[0]
-        return Whole(work, number, grown(variant, self.chip), images, images if n == self.batch else n, self.chip)
+        n, each = variant.tiling.dims[0], variant.tiling.per_image
+        taken = images * each if n == self.batch * each else n
+        return Whole(work, number, grown(variant, self.chip), images, taken, stripes, self.chip)
 
-    def _can_be_sliced(self, variant: Variant, images: int) -> bool:
+    def _can_be_sliced(self, variant: Variant, images: int, stripes: int) -> bool:
         tiling = variant.tiling
         if variant.fallback or any(tiling.cuts):
             return False
+        step = tiling.multiple[tiling.rows]
+        if stripes > 1 and (step < 1 or tiling.dims[tiling.rows] < stripes * step):
+            return False
         if images == self.batch:
             return True
-        return tiling.dims[0] == self.batch and tiling.multiple[0] > 0 and images % tiling.multiple[0] == 0
+        taken, step = images * tiling.per_image, tiling.multiple[0]
+        return tiling.dims[0] == self.batch * tiling.per_image and step > 0 and taken % step == 0
 
-    def chosen(self, index: int, images: int, made: Mapping[Place, object]) -> Whole | None:
+    def chosen(self, index: int, images: int, stripes: int, made: Mapping[Place, object]) -> Whole | None:
         """The form that takes most operands from residents; where it takes none, the preferred one unless a later work
         can take the result of the last one from local memory."""
-        options = list(self.wholes(index, images).values())
+        options = list(self.wholes(index, images, stripes).values())
         if len(options) < 2 or options[0].variant.preferred:
             return options[0] if options else None
         best = max(options, key=lambda f: sum(p in made for p, _ in f.operands.values()))
@@ -215,7 +265,7 @@ class Forms:
         place = form.result[0]
         for reader in self.readers.get(form.work.result.buffer, set()):
             if reader > index and isinstance(self.works[reader], Compute):
-                options = list(self.wholes(reader, form.images).values())
+                options = list(self.wholes(reader, form.images, form.stripes).values())
                 if options and place is not None and any(p == place for p, _ in options[0].operands.values()):
                     return True
         return False

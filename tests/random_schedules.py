@@ -6,12 +6,13 @@ import numpy as np
 
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen.arrangement import Arranger, PartWithoutRoom
-from tpu_deploy.codegen.grouping import Planner, slice_sizes
-from tpu_deploy.codegen.measure import Weights
+from tpu_deploy.codegen.grouping import slice_sizes
+from tpu_deploy.codegen.measure import Measure
 from tpu_deploy.codegen.schedule import Moved, Part, Schedule, Sliced, Tiled
 from tpu_deploy.codegen.storages import place
 from tpu_deploy.codegen.tile_plan import plan_tiles
 from tpu_deploy.codegen.works import Compute
+from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network
 
 
@@ -34,7 +35,6 @@ def random_schedule(network: Network, seed: int, chip: str = "bm1684x") -> Sched
 class _Drawer:
     def __init__(self, arranger: Arranger, rng: np.random.Generator) -> None:
         self.forms, self.rng = arranger.forms, rng
-        self.planner = Planner(arranger.forms, Weights())
         self.share: dict[int, float] = {}
 
     def parts(self) -> tuple[Part, ...]:
@@ -49,34 +49,53 @@ class _Drawer:
             return Moved(start)
         if self.rng.random() < 0.85:
             for images in self.rng.permutation(slice_sizes(self.forms.batch)):
-                stops = [k for k in range(start + 1, len(self.forms.works) + 1) if self.planner.group(start, k, images)]
-                if stops:
-                    return self.varied(self.planner.group(start, int(self.rng.choice(stops)), int(images)))
+                stripes = int(self.rng.integers(2, 6)) if self.rng.random() < 0.5 else 1
+                group = self.group(start, int(images), stripes)
+                if group is not None:
+                    return self.varied(group)
         return self.alone(start)
+
+    def group(self, start: int, images: int, stripes: int) -> Sliced | None:
+        """As many works as the dice say that can run in such slices."""
+        measure = Measure(self.forms, start, images, stripes)
+        stop = start
+        reach = min(start + 1 + int(self.rng.geometric(0.15)), len(self.forms.works))
+        while stop < reach and isinstance(self.forms.works[stop], Compute) and measure.add(stop) and measure.fits:
+            stop += 1
+        return self.planned(start, stop, images, stripes) if stop > start else None
+
+    def planned(self, start: int, stop: int, images: int, stripes: int) -> Sliced:
+        """The group of works [start, stop) in their usual variants."""
+        measure = Measure(self.forms, start, images, stripes)
+        assert all(measure.add(k) for k in range(start, stop))
+        variants = tuple(form.number for form in measure.forms)
+        return Sliced(start, stop, images, variants, measure.reloaded(), stripes=stripes)
 
     def varied(self, group: Sliced) -> Sliced:
         """The group with random variants, constants loaded again, and works a slice ahead."""
         rng, count = self.rng, group.stop - group.start
         for offset in rng.permutation(count):
-            options = list(self.forms.wholes(group.start + int(offset), group.images))
+            options = list(self.forms.wholes(group.start + int(offset), group.images, group.stripes))
             variants = list(group.variants)
             variants[offset] = int(rng.choice(options))
-            changed = Sliced(group.start, group.stop, group.images, tuple(variants), group.reloaded)
-            if rng.random() < 0.3 and self.planner.fits(changed):
+            changed = replace(group, variants=tuple(variants))
+            if rng.random() < 0.3 and self.runs(changed):
                 group = changed
         reloaded = {*group.reloaded, *(k for k in range(count) if rng.random() < 0.3)}
         ahead = int(rng.integers(0, min(count, 4) + 1)) if rng.random() < 0.5 else 0
-        behind = int(rng.integers(0, count + 1))
-        order = tuple(sorted(reloaded))
-        return Sliced(group.start, group.stop, group.images, group.variants, order, ahead, behind)
+        return replace(group, reloaded=tuple(sorted(reloaded)), ahead=ahead, behind=int(rng.integers(0, count + 1)))
+
+    def runs(self, group: Sliced) -> bool:
+        measure = Measure(self.forms, group.start, group.images, group.stripes)
+        return all(measure.add(group.start + k, number) for k, number in enumerate(group.variants)) and measure.fits
 
     def alone(self, start: int) -> Tiled:
         share = self.share.setdefault(start, float(self.rng.choice([1.0, 0.5, 0.2])))
         while True:
             try:
                 plan = plan_tiles(self.forms.works[start], self.forms.chip, share)
-            except Exception:
-                share = min(1.0, share * 1.5)
+            except BadInput:
+                share *= 1.5
                 continue
             return Tiled(start, plan.variant, plan.grid)
 
@@ -85,12 +104,8 @@ class _Drawer:
         before, part, after = schedule.parts[:number], schedule.parts[number], schedule.parts[number + 1 :]
         if isinstance(part, Sliced) and part.stop - part.start > 1:
             middle = (part.start + part.stop) // 2
-            halves = [self.planner.group(*ends, part.images) for ends in ((part.start, middle), (middle, part.stop))]
-            if None not in halves:
-                return Schedule(
-                    (*schedule.parts[:number], *halves, *schedule.parts[number + 1 :]), schedule.lookahead, 0
-                )
-        else:
-            self.share[part.start] = self.share.get(part.start, 1.0) * 0.7
-        alone = [self.alone(k) for k in range(part.start, part.stop)]
-        return replace(schedule, parts=(*before, *alone, *after), linger=0)
+            ends = ((part.start, middle), (middle, part.stop))
+            halves = [self.planned(start, stop, part.images, part.stripes) for start, stop in ends]
+            return replace(schedule, parts=(*before, *halves, *after), linger=0)
+        self.share[part.start] = self.share.get(part.start, 1.0) * 0.7
+        return replace(schedule, parts=(*before, self.alone(part.start), *after), linger=0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tpu_deploy.chips import Chip
 from tpu_deploy.codegen.emitters import instructions as tiu
-from tpu_deploy.codegen.emitters.flat import elementwise_variants
+from tpu_deploy.codegen.emitters.flat import Tile, elementwise_variants, rows_variant
 from tpu_deploy.codegen.emitters.floating import F32, converted
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
 from tpu_deploy.codegen.emitters.operation import OperationView
@@ -34,6 +34,12 @@ def unary_tile(
     return TileProgram(buffers, (load, *steps, store))
 
 
+def _views(shape: tuple[int, ...], chip: Chip, tile: Tile) -> list[Variant]:
+    """Flat, by rows, and by (n, c, h, w)."""
+    flat, nchw = elementwise_variants(shape, chip, tile)
+    return [flat, *rows_variant(shape, chip, tile), nchw]
+
+
 @emits("tpu.Cast")
 def cast(op: OperationView, chip: Chip) -> list[Variant]:
     """One conversion, half to even."""
@@ -42,7 +48,7 @@ def cast(op: OperationView, chip: Chip) -> list[Variant]:
         x, y = Local("x", box.dims, op.operands[0].dtype), Local("y", box.dims, op.result.dtype)
         return unary_tile(op, chip, seen, box, (), (converted(y, x, chip),))
 
-    return elementwise_variants(op.result.shape, chip, tile)
+    return _views(op.result.shape, chip, tile)
 
 
 @emits("tpu.Quantize")
@@ -72,7 +78,7 @@ def quantize(op: OperationView, chip: Chip) -> list[Variant]:
             steps.append(tiu.requantize(y, wide, 1, 0, zero, chip))
         return unary_tile(op, chip, seen, box, (*scratch, wide), tuple(steps))
 
-    return elementwise_variants(op.result.shape, chip, tile)
+    return _views(op.result.shape, chip, tile)
 
 
 @emits("tpu.Dequantize")
@@ -88,7 +94,7 @@ def dequantize(op: OperationView, chip: Chip) -> list[Variant]:
             steps.append(converted(y, single, chip))
         return unary_tile(op, chip, seen, box, () if kind == F32 else (single,), tuple(steps))
 
-    return elementwise_variants(op.result.shape, chip, tile)
+    return _views(op.result.shape, chip, tile)
 
 
 @emits("tpu.Requantize")
@@ -105,4 +111,4 @@ def requantize(op: OperationView, chip: Chip) -> list[Variant]:
         )
         return unary_tile(op, chip, seen, box, (wide,), steps)
 
-    return elementwise_variants(op.result.shape, chip, tile)
+    return _views(op.result.shape, chip, tile)

@@ -38,3 +38,14 @@ def elementwise_variants(shape: tuple[int, ...], chip: Chip, tile: Tile) -> list
         return Variant(name, tiling, partial(tile, seen))
 
     return [variant("flat", flat_shape(shape, chip)), variant("nchw", shape)]
+
+
+def rows_variant(shape: tuple[int, ...], chip: Chip, tile: Tile) -> list[Variant]:
+    """The view of an (n, c, h, w) tensor with its rows dealt out to the lanes, so that few channels keep all busy."""
+    if len(shape) != 4:
+        return []
+    n, c, h, w = shape
+    seen = (n * c, h, w)
+    axes = canonical_axes(len(seen))
+    tiling = Tiling(seen, axes, dims_of(seen, axes), (1, 1, 0, 1), rows=1, per_image=c)
+    return [Variant("rows", tiling, partial(tile, seen))]

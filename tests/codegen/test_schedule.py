@@ -58,10 +58,15 @@ def test_parts_that_leave_works_out_overlap_or_cannot_run_are_refused():
             compile_network(network, schedule=Schedule(wrong))
 
 
-RANDOM = {"chain": lambda: chain(6), "tangle": lambda: tangle(4, 4), "bouquet": lambda: bouquet(4)}
+RANDOM = {
+    "chain": lambda: chain(6),
+    "tangle": lambda: tangle(4, 6),
+    "bouquet": lambda: bouquet(4),
+    "large": lambda: tangle(7, 8, 300_000),
+}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", RANDOM)
 def test_any_schedule_gives_the_same_results(name, seed):
     network = RANDOM[name]()
