@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,9 @@ def search(
                 tpu_mlir_names=tpu_mlir_names,
                 progress=progress,
             )
+    except KeyboardInterrupt:
+        print("what was measured is kept: the same command goes on from there", file=sys.stderr)
+        raise
     except TargetMissed as missed:
         print(_text(model, missed.search))
         raise

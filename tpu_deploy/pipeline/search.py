@@ -127,16 +127,15 @@ def search(
     progress.stage("Import the ONNX model")
     top = canonical_network(source, settled_shapes(source, input_shapes, 1, progress))
     opened = labelled(data := repeatable(data), input_specs(top), preprocessing, samples, labels)
-    if measure is not None and measure.metric.needs_labels and not opened.has_labels:
-        raise BadInput(f"--metric {metric}: needs labels; give --labels, or an array 'labels' in the data")
     material = Material(source, top, opened, calibration is None)
+    if measure is not None:
+        _try_metric(measure.metric, material)
     table, table_path = _ranges(material, calibration, choice("--method", method, tuple(METHODS)), files, progress)
     material.load(progress)
     record = SearchRecord(files.record, _identity(material, table, chip), progress)
     judges: dict[str, Figures] = {"similarity": SimilarityJudge(top, material.judging).figures}
     if measure is not None:
-        kind = _kind_of_fact(measure.metric, material, data)
-        judge = MetricJudge(measure.metric, material.labelled, OriginalModel(source), material.specs)
+        kind, judge = _kind_of_fact(measure.metric, material, data), material.judge(measure.metric)
         judges[kind] = judge.figures
         goal = measure.drop.target(measure.metric, record.fact(kind, "float", judge.exact), less_is_better)
     assert goal is not None
@@ -207,6 +206,7 @@ class Material:
         self.source, self.top = source, top
         self.specs = input_specs(top)
         self.opened = unlabelled(opened, self.specs)
+        self._whole = opened
         self.learned, self.held_out = divided(len(self.opened), calibrates)
         self.labelled = labelled_part(opened, self.held_out)
         self.ranking: list[Feed] = []
@@ -221,6 +221,11 @@ class Material:
     def judged(self) -> list[int]:
         """The numbers of the samples that similarity is measured on."""
         return spread(self.held_out, JUDGED)
+
+    def judge(self, metric: Metric, limit: int | None = None) -> MetricJudge:
+        """The judge of a metric over the first `limit` (default: all) of the samples held out."""
+        samples = labelled_part(self._whole, self.held_out[:limit])
+        return MetricJudge(metric, samples, OriginalModel(self.source), self.specs)
 
     def load(self, progress: Progress) -> None:
         """Loads the batches to rank and to judge on. Raises BadInput for a sample that cannot be used."""
@@ -258,6 +263,13 @@ def _goal(target: str | None, metric: str | None, drop: str | None) -> tuple[Tar
     if found.name == "sqnr":
         raise BadInput("--metric sqnr: has no float figure to drop from; write --target 'sqnr>=20'")
     return None, Measure(found, Drop.of(drop))
+
+
+def _try_metric(metric: Metric, material: Material) -> None:
+    """Raises BadInput for a metric that does not suit the samples, before any work is done."""
+    if metric.needs_labels and not material.labelled.has_labels:
+        raise BadInput(f"--metric {metric.name}: needs labels; give --labels, or an array 'labels' in the data")
+    material.judge(metric, 1).exact()
 
 
 def _default_output(source: Source) -> str:
