@@ -161,14 +161,20 @@ def _stored(program: TileProgram) -> set[str]:
 
 
 def plan_tiles(work: Compute, chip: Chip, share: float = 1.0) -> TilePlan:
-    """The cheapest cut, of the first variant that has one, whose tiles take at most a share of local memory.
+    """The cheapest cut of all variants, fallbacks only where no other has one, in tiles of at most a share of local
+    memory.
 
     Raises BadInput naming the tensor when not even the smallest tile fits local memory.
     """
-    for number, variant in enumerate(work.variants):
-        found = min(_grids(variant, work, chip, share), key=lambda g: g[0], default=None)
-        if found is not None:
-            return TilePlan(number, found[1], found[0])
+    for are_fallbacks in (False, True):
+        found = [
+            TilePlan(number, grid, cycles)
+            for number, variant in enumerate(work.variants)
+            if variant.fallback == are_fallbacks
+            for cycles, grid in _grids(variant, work, chip, share)
+        ]
+        if found:
+            return min(found, key=lambda plan: plan.cycles)
     name, shape = work.view.result.name, work.view.result.shape
     raise BadInput(f"{name}: no tile of {work.view.kind} {shape} fits the chip's local memory; reduce its size")
 

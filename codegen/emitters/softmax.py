@@ -1,7 +1,8 @@
 """Softmax in float32, every step one rounding that numpy reproduces.
 
-Rows lie on lanes and the softmax axis along w; an axis too long for a lane is dealt out to all lanes, element i to lane
-i mod 64. Both add and compare the same pairs in the same order, so both give the same bits.
+Rows lie on lanes and the softmax axis along w, or, where axes trail, along h beside the last of them, whose elements
+follow each other in global memory. An axis too long for a lane is dealt out to all lanes, element i to lane i mod 64. All
+add and compare the same pairs in the same order, so all give the same bits.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ LOWEST = -64.0
 TERMS = 8
 """Terms of the Taylor polynomial of exp on [-log(2)/2, log(2)/2]."""
 MANTISSA_BITS = 23
+GOOD_ROW = 64
+"""Elements a lane should hold of a last axis that is cut to fill more lanes."""
 PIECE_BYTES = 16384
 """Bytes of a lane that a long axis takes at a time on its way in and out."""
 
@@ -61,10 +64,20 @@ def _fold(tile: Assembly, op: ArithmeticOp, work: Local) -> Local:
     """Reduces w in place by halves; the row's result is its first element."""
     n, c, _, length = work.dims
     strides = aligned_strides(work.dims, 4, tile.chip)
+    return _halved(tile, op, length, lambda start, count: Local(work.buffer, (n, c, 1, count), F32, start * 4, strides))
 
-    def part(start: int, count: int) -> Local:
-        return Local(work.buffer, (n, c, 1, count), F32, start * 4, strides)
 
+def _fold_planes(tile: Assembly, op: ArithmeticOp, work: Local) -> Local:
+    """Reduces h in place by the same halves; the result of each column is its first element."""
+    n, c, length, w = work.dims
+    strides = aligned_strides(work.dims, 4, tile.chip)
+    return _halved(
+        tile, op, length, lambda start, count: Local(work.buffer, (n, c, count, w), F32, start * w * 4, strides)
+    )
+
+
+def _halved(tile: Assembly, op: ArithmeticOp, length: int, part: Callable[[int, int], Local]) -> Local:
+    """Reduces `length` elements in place by halves; `part` sees some of them from one on."""
     while length > 1:
         half = 1 << (length - 1).bit_length() - 1
         rest = length - half
@@ -126,6 +139,33 @@ def _tile(op: OperationView, chip: Chip, axes: AxisMap, box: Box) -> TileProgram
     _normalize(tile, x, (t, k, p), row, partial(_fold, tile))
     tile.actions.append(StoreResult(op.result.shape, axes, box, "p"))
     return tile.program()
+
+
+def _planes_tile(op: OperationView, chip: Chip, shape: tuple[int, ...], axes: AxisMap, box: Box) -> TileProgram:
+    tile = Assembly(chip)
+    x, t, k, p = (tile.tensor(name, box.dims, F32) for name in ("x", "t", "k", "p"))
+    row = tile.tensor("row", (*box.dims[:2], 1, box.dims[3]), F32)
+    _load_taylor(tile)
+    tile.actions.append(LoadOperand(0, shape, axes, box, "x"))
+    _normalize(tile, x, (t, k, p), row, partial(_fold_planes, tile))
+    tile.actions.append(StoreResult(shape, axes, box, "p"))
+    return tile.program()
+
+
+def planes_variant(op: OperationView, chip: Chip) -> Variant | None:
+    """The softmax axis along h and the last axis along w; None where no axis trails."""
+    shape = op.result.shape
+    axis = op.attributes["axis"] % len(shape)
+    before, trailing = shape[:axis], math.prod(shape[axis + 1 :])
+    if trailing == 1:
+        return None
+    short = [k for k in range(1, chip.lanes + 1) if trailing % k == 0 and trailing // k >= GOOD_ROW]
+    rows = max(short, default=1) if len(shape) == axis + 2 else trailing // shape[-1]
+    seen = (math.prod(before), shape[axis], rows, trailing // rows)
+    axes: AxisMap = ((0,), (2,), (1,), (3,))
+    in_rows = 1 if len(shape) == 4 and axis == 1 else 2
+    tiling = Tiling(seen, axes, dims_of(seen, axes), (1, 1, 0, 1), rows=in_rows)
+    return Variant("planes", tiling, partial(_planes_tile, op, chip, seen, axes))
 
 
 def _slot_ranges(elements: int, lanes: int) -> Iterator[tuple[int, int, int]]:
@@ -292,5 +332,7 @@ def softmax(op: OperationView, chip: Chip) -> list[Variant]:
     axes = _axes(rank, op.attributes["axis"] % rank)
     dims = dims_of(op.result.shape, axes)
     rows = Variant("rows", Tiling(op.result.shape, axes, dims, (1, chip.lanes, 1, 0)), partial(_tile, op, chip, axes))
+    planes = planes_variant(op, chip)
+    usual = [rows] if planes is None else [planes, rows]
     is_long = 4 * aligned_bytes((1, 1, 1, dims[3]), 4, chip) > chip.lane_bytes // 2
-    return [rows, dealt_variant(op, chip)] if is_long else [rows]
+    return [*usual, dealt_variant(op, chip)] if is_long else usual
