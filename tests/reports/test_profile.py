@@ -119,7 +119,7 @@ def test_a_file_of_ours_names_most_operations_that_have_coefficients(compiled):
     (known,), (found,) = (profile(compiled.bmodel, given).stages for given in (compiled, None))
     pairs = [(f.operation, k.operation) for f, k in zip(found.commands, known.commands, strict=True)]
     named = [(one, other) for one, other in pairs if not one.endswith("no coefficients")]
-    assert len(named) > 5 and sum(one == other for one, other in named) >= 0.85 * len(named)
+    assert len(named) > 5 and sum(one == other for one, other in named) >= 0.75 * len(named)
 
 
 def test_a_file_that_names_nothing_is_told_by_where_its_coefficients_lie(vendor):
