@@ -192,6 +192,18 @@ def test_an_int8_network_that_is_good_enough_and_cheapest_stays_as_it_is(planted
     assert set(built.plan.operations.values()) == {"INT8"}
 
 
+def test_a_network_without_a_choice_is_left_as_it_is(tmp_path: Path) -> None:
+    softmax = onnx_model([helper.make_node("Softmax", ["x"], ["y"], axis=1)], {"x": (1, 7)})
+    data = {"x": np.random.default_rng(0).standard_normal((8, 7)).astype(np.float32)}
+    search = tpu_deploy.search(softmax, data, "similarity>=0.9999", output=tmp_path / "m.qtable")
+    assert [(each.operations, each.chosen) for each in search.front] == [({"y": "F32"}, True)]
+
+
+def test_a_network_of_several_samples_a_batch_is_ranked_and_judged_in_batches(tmp_path: Path) -> None:
+    search = tpu_deploy.search(small_model(batch=4), feeds(20), "similarity>=0.99", output=tmp_path / "m.qtable")
+    assert search.is_reached and search.samples == 5
+
+
 def test_a_given_calibration_table_is_used_and_none_is_written(calibrated: Any, tmp_path: Path) -> None:
     search = tpu_deploy.search(
         calibrated.model, feeds(8), "similarity>=0.9", calibration=calibrated.table, output=tmp_path / "m.qtable"
@@ -206,7 +218,7 @@ def test_a_metric_may_drop_so_far_and_no_further(tmp_path: Path) -> None:
     classes = np.array([n % 5 for n in range(16)])
     data = {"image": np.concatenate([feed["image"] for feed in feeds(16)]), "labels": classes}
     search = tpu_deploy.search(small_model(), data, metric="topk", drop="0%", output=tmp_path / "m.qtable")
-    assert search.target.startswith("topk >= ") and search.target.endswith(", 0% from the float model's")
+    assert search.target.words.startswith("topk >= ") and search.target.words.endswith(", 0% from the float model's")
     assert search.chosen.metric is not None and search.samples == 4
 
 
@@ -215,7 +227,7 @@ def test_a_metric_of_the_users_own_where_less_is_better(tmp_path: Path, monkeypa
     (tmp_path / "own_error.py").write_text("def far(outputs, label):\n    return abs(outputs['scores']).sum()\n")
     options = {"metric": "own_error:far", "less_is_better": True, "output": "m.qtable"}
     search = tpu_deploy.search(small_model(), feeds(8), drop="1%", **options)
-    assert search.target.startswith("own_error:far <= ")
+    assert search.target.words.startswith("own_error:far <= ")
     assert all(each.metric is not None for each in search.front)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,6 @@ from tpu_deploy.cli import options
 
 if TYPE_CHECKING:
     from tpu_deploy.pipeline.search import Search
-    from tpu_deploy.pipeline.search_front import Point
 
 
 def search(
@@ -96,32 +94,34 @@ def search(
 
 
 def _text(model: str, found: Search) -> str:
-    chosen, integer = found.chosen, found.integer
+    chosen = found.chosen
     given = "TABLE" if found.calibration is None else str(found.calibration)
     return "\n".join(
         [
             f"{found.path}: {chosen.float_operations} of {len(found.plan.operations)} operations in float, "
             f"{chosen.float_results} INT8 products with float sums; {chosen.cycles:,} cycles estimated",
-            f"target {found.target}: {'reached' if found.is_reached else 'missed'}, "
+            f"target {found.target.words}: {'reached' if found.is_reached else 'missed'}, "
             f"on {found.samples} samples of {found.source}",
-            _table([*found.front, *([] if integer in found.front else [integer])], integer.cycles),
+            _table(found),
             f"tpu-deploy deploy {model} --calibration {given} --qtable {found.path} -o OUT.bmodel",
         ]
     )
 
 
-def _table(points: Sequence[Point], usual: int) -> str:
-    """Points as a table; `usual` are the cycles in INT8."""
+def _table(found: Search) -> str:
+    """The front, and below it the network in INT8 where that is not on it."""
     from tpu_deploy.reports.text import columns, cosine, decibels
 
+    usual = found.integer
+    points = [*found.front, *([] if usual in found.front else [usual])]
     rows = [
         (
             "->" if each.chosen else "",
             f"{each.cycles:,}",
-            f"{100 * (each.cycles / usual - 1):+.1f} %",
+            f"{100 * (each.cycles / usual.cycles - 1):+.1f} %",
             cosine(each.similarity),
             decibels(each.sqnr_db),
-            "" if each.metric is None else f"{each.metric:.6g}",
+            "" if each.metric is None else found.target.told(each.figures),
             f"{each.float_operations}",
             f"{each.float_results}",
             each.label,
@@ -129,6 +129,6 @@ def _table(points: Sequence[Point], usual: int) -> str:
         for each in points
     ]
     heads = ("", "cycles", "to INT8", "similarity", "SQNR", "metric", "float", "float sums", "precisions")
-    shown = [k for k in range(len(heads)) if heads[k] != "metric" or points[0].metric is not None]
+    shown = [k for k in range(len(heads)) if heads[k] != "metric" or usual.metric is not None]
     cells = [[row[k] for k in shown] for row in rows]
     return columns(cells, [heads[k] for k in shown], frozenset(range(1, len(shown) - 1)))

@@ -65,7 +65,7 @@ class Search:
 
     path: Path
     calibration: Path | None
-    target: str
+    target: Target
     is_reached: bool
     front: tuple[Point, ...]
     integer: Point
@@ -339,7 +339,7 @@ def _written(
     return Search(
         path=files.qtable,
         calibration=table,
-        target=task.target.words,
+        target=task.target,
         is_reached=outcome.is_reached,
         front=points,
         integer=point_of(outcome.integer),

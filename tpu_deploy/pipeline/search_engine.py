@@ -40,6 +40,9 @@ FORESEEN = 1.02
 RETURNS = 6
 """Candidates at most with something taken back to INT8 that seemed to be needed."""
 
+DOUBT = 1.25
+"""How many times the noise of the best mixture may be foreseen of another that is tried in its place."""
+
 SPREAD = (0.25, 0.5, 0.75)
 """Where between INT8 and float, in dB of noise, further points of the front are measured."""
 
@@ -116,10 +119,11 @@ class Engine:
             floating = self._measured(self._wiring.all_float)
         if self._wiring.computing:
             model = Model(self._wiring, noise, self._costs())
-            model = self._close_in(model, integer)
-            self._take_back(model)
+            if self._reached(integer) or self._reached(floating):
+                model = self._close_in(model, integer)
+                self._take_back(model)
             self._fill(model)
-        return self._chosen()
+        return self._outcome()
 
     # ---- facts
 
@@ -142,7 +146,8 @@ class Engine:
                 found.append(self._record.kept("noise", str(number), fact))
         for _, peaks in found:
             self._peaks = {name: max(peak, self._peaks.get(name, 0.0)) for name, peak in peaks.items()}
-        energies = np.array([rows for rows, _ in found]).transpose(1, 0, 2)
+        shape = len(found), len(probe.places), len(self._wiring.outputs)
+        energies = np.array([rows for rows, _ in found], np.float64).reshape(shape).transpose(1, 0, 2)
         return Noise(probe.places, energies, WORST if task.target.figure == SIMILARITY else 1.0)
 
     def _integer_products(self) -> list[str]:
@@ -159,25 +164,30 @@ class Engine:
         peak = max((self._peaks.get(tensor, 0.0) for tensor in touched), default=0.0)
         return "BF16" if precision == "F16" and peak > F16_LIMIT else precision
 
+    def _key(self, mixture: Mixture) -> str:
+        return f"{self._precision} {mixture.key}"
+
     def _lowered(self, mixture: Mixture) -> Network:
         plan = self._task.planned(self.scheme(mixture, self._precision))
         return lower_to_tpu(self._task.top, plan, self._task.chip)
 
     def _timed(self, mixture: Mixture) -> Timed:
-        """The compiled mixture; what cannot be compiled takes forever."""
-        fact = self._record.fact("cycles", f"{self._precision} {mixture.key}", partial(self._compiled, mixture))
+        """The compiled mixture; what cannot be compiled, as INT8 can, takes forever."""
+        fact = self._record.fact("cycles", self._key(mixture), partial(self._compiled, mixture))
         return Timed(fact["cycles"], {name: Busy(*each) for name, each in fact["busy"].items()})
 
     def _compiled(self, mixture: Mixture) -> dict[str, Any]:
         try:
             found = timed(self._lowered(mixture), self._wiring, self._task.chip)
         except BadInput:
+            if mixture == Mixture():
+                raise
             return {"cycles": math.inf, "busy": {}}
         return {"cycles": found.cycles, "busy": found.busy}
 
     def _measured(self, mixture: Mixture) -> Measured:
         """The mixture measured by all judges."""
-        key = f"{self._precision} {mixture.key}"
+        key = self._key(mixture)
         if key not in self._done:
             count = len(mixture.floats)
             self._progress.stage(f"Verify candidate {len(self._done) + 1}: {count} operations in {self._precision}")
@@ -258,25 +268,25 @@ class Engine:
 
     def _take_back(self, model: Model) -> None:
         """Takes back to INT8, one by one, what the target can do without after all."""
-        tries = RETURNS
-        while tries > 0:
-            best = self._chosen()
-            if not best.is_reached or best.chosen.precision != self._precision:
+        for _ in range(RETURNS):
+            candidate = self._next_return(model, self._outcome())
+            if candidate is None:
                 return
-            start = model.foreseen(best.chosen.mixture)
-            found = [model.foreseen(each) for each in reversions(self._wiring, best.chosen.mixture)]
-            saving = [each for each in found if each.cycles < start.cycles]
-            saving.sort(key=lambda each: ((each.noise - start.noise) / (start.cycles - each.cycles), each.mixture.key))
-            before = tries
-            for each in saving:
-                if tries == 0 or (tries < before and self._chosen().chosen != best.chosen):
-                    break
-                key = f"{self._precision} {each.mixture.key}"
-                if key not in self._done and self._timed(each.mixture).cycles < best.chosen.cycles:
-                    self._measured(each.mixture)
-                    tries -= 1
-            if tries == before:
-                return
+            self._measured(candidate)
+
+    def _next_return(self, model: Model, best: Outcome) -> Mixture | None:
+        """What to try next in place of the best mixture so far: least noise for the cycles it saves, once compiled."""
+        if not best.is_reached or best.chosen.precision != self._precision:
+            return None
+        start = model.foreseen(best.chosen.mixture)
+        found = [model.foreseen(each) for each in reversions(self._wiring, best.chosen.mixture)]
+        saving = [e for e in found if e.cycles < start.cycles and e.noise <= DOUBT * start.noise]
+        saving.sort(key=lambda each: ((each.noise - start.noise) / (start.cycles - each.cycles), each.mixture.key))
+        for each in saving:
+            is_new = self._key(each.mixture) not in self._done
+            if is_new and self._timed(each.mixture).cycles < best.chosen.cycles:
+                return each.mixture
+        return None
 
     def _fill(self, model: Model) -> None:
         """Measures some points of the front that are far from the target."""
@@ -288,7 +298,8 @@ class Engine:
             candidate, model = self._settled(model, most * (least / most) ** share)
             self._measured(candidate.mixture)
 
-    def _chosen(self) -> Outcome:
+    def _outcome(self) -> Outcome:
+        """The choice among all that was measured so far."""
         target, found = self._task.target, tuple(self._done.values())
 
         def order(each: Measured) -> tuple[float, float, str]:
@@ -297,8 +308,9 @@ class Engine:
         enough = [each for each in found if self._reached(each)]
         if enough:
             return Outcome(min(enough, key=order), True, found)
-        best = max(target.worth(each.figures) for each in found)
-        return Outcome(min((e for e in found if target.worth(e.figures) == best), key=order), False, found)
+        compiled = [each for each in found if math.isfinite(each.cycles)]
+        best = max(target.worth(each.figures) for each in compiled)
+        return Outcome(min((e for e in compiled if target.worth(e.figures) == best), key=order), False, found)
 
 
 def _allowed_over_seen(target: Target, figures: Mapping[str, float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ class Point:
 
 def front(outcome: Outcome, target: Target) -> list[Measured]:
     """The measured mixtures that no other beats in both cycles and figure, the cheapest first."""
-    order = sorted(outcome.measured, key=lambda each: (each.cycles, -target.worth(each.figures), each.mixture.key))
+    sound = [e for e in outcome.measured if math.isfinite(e.cycles) and target.worth(e.figures) > -math.inf]
+    sound = sound or [outcome.chosen]
+    order = sorted(sound, key=lambda each: (each.cycles, -target.worth(each.figures), each.mixture.key))
     best: list[Measured] = []
     for each in order:
         if not best or target.worth(each.figures) > target.worth(best[-1].figures):

@@ -58,7 +58,7 @@ class Target:
         value = figures[self.figure]
         if self.figure == SIMILARITY:
             return f"similarity {cosine(value)}"
-        return decibels(value) if self.figure == SQNR else f"{self.scale * value:.6g}{self.unit}"
+        return decibels(value) if self.figure == SQNR else f"{self.scale * value:.4g}{self.unit}"
 
     def is_reached(self, figures: Mapping[str, float]) -> bool:
         """Whether measured figures reach it."""
