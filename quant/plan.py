@@ -104,12 +104,29 @@ class ChosenWeights:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What one pass brought on samples kept apart: signal to noise in dB without it and with it, and whether it stays.
+
+    Cycles are the chip's for a batch, where they were estimated.
+    """
+
+    name: str
+    words: str
+    before: float
+    after: float
+    cycles_before: int | None
+    cycles_after: int | None
+    kept: bool
+
+
+@dataclass(frozen=True)
 class QuantizationPlan:
     """Types by value name, precisions and chosen weights by operation name (the name of its first result).
 
     A value that is made as a float and that an INT8 operation reads has the quantized type that the cast between them
     takes; any other value has the type it is made in. Weights that `weights` does not name are rounded by
     `weight_method`. `results` names INT8 operations (INTEGER_PRODUCTS) whose sums become floats of that precision.
+    `trials` tell how a plan that was tried out came about.
     """
 
     tensors: Mapping[str, TensorQuantization]
@@ -117,6 +134,7 @@ class QuantizationPlan:
     weight_method: str = "mse"
     weights: Mapping[str, ChosenWeights] = field(default_factory=dict)
     results: Mapping[str, str] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
 
     def made_in(self, operation: str) -> str:
         """The precision of the result of an operation: a float one, or INT8."""
@@ -130,6 +148,7 @@ class QuantizationPlan:
             "weight_method": self.weight_method,
             "chosen_weights": list(self.weights),
             "results": dict(self.results),
+            "trials": [asdict(trial) for trial in self.trials],
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -149,6 +168,7 @@ class QuantizationPlan:
             data["weight_method"],
             chosen,
             dict(data.get("results", {})),
+            tuple(Trial(**trial) for trial in data.get("trials", ())),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
