@@ -44,6 +44,7 @@ class Planner:
     tile_room: dict[int, float] = field(default_factory=dict)
     tiled: dict[int, TilePlan] = field(default_factory=dict)
     costs: dict[Sliced, float] = field(default_factory=dict)
+    returning: dict[Sliced, bool] = field(default_factory=dict)
     grown: dict[int, dict[Slicing, Sliced]] = field(default_factory=dict)
 
     def schedule(self) -> Schedule:
@@ -107,18 +108,28 @@ class Planner:
             case Moved():
                 return 0.0
             case Tiled():
-                plan = self.tiled.get(part.start)
-                return (plan.cycles if plan is not None else 0.0) + self.weights.group
+                if part.start not in self.tiled:
+                    self.tiled[part.start] = self._tile(part.start)
+                return self.tiled[part.start].cycles + self.weights.group
             case Sliced():
                 plain = replace(part, ahead=0, behind=0)
                 if plain not in self.costs:
                     self.costs[plain] = self._measured(plain).cost(part.reloaded, self.weights)
                 return self.costs[plain]
 
-    def fits(self, part: Sliced) -> bool:
-        """Whether a group can run with its variants in the room there is."""
-        measure = self._measured(part)
-        return len(measure.forms) == part.stop - part.start and measure.fits
+    def returns(self, part: Sliced) -> bool:
+        """Whether a group reads back from global memory what it wrote there."""
+        plain = replace(part, ahead=0, behind=0)
+        if plain not in self.returning:
+            self.returning[plain] = self._measured(plain).returned > 0
+        return self.returning[plain]
+
+    def may_pay(self, part: Sliced, other: Sliced) -> bool:
+        """Whether a group can run, and one of the engines has less to do than in another one of the same works."""
+        new, old = self._measured(part), self._measured(other)
+        if len(new.forms) < part.stop - part.start or not new.fits:
+            return False
+        return new.computed < old.computed or new.loaded + new.stored < old.loaded + old.stored
 
     def _measured(self, part: Sliced) -> Measure:
         measure = Measure(self.forms, part.start, part.images, part.stripes)
@@ -134,7 +145,7 @@ class Planner:
             for images in slice_sizes(self.forms.batch):
                 self._grow(start, images, 1)
             for stripes in STRIPES:
-                if not self._lacks_room(start):
+                if start and not self._lacks_room(start):
                     break
                 self._grow(start, 1, stripes)
         return [(self.costs[part], part) for part in self.grown[start].values() if _slicing(part) not in self.refused]

@@ -59,6 +59,8 @@ class Measure:
         """Rows of each work's result that windows of later works need beyond a stripe."""
         self.computed = self.loaded = self.stored = self.constant_cycles = 0
         """Cycles of the TIU for a slice; of the DMA engine for the operands, results and constants of a slice."""
+        self.returned = 0
+        """Cycles of the DMA engine for results of a slice that go to global memory and come back to a later work."""
 
     def add(self, index: int, number: int | None = None) -> bool:
         """Adds a work, in the form of that number or the one that suits; False when it cannot run in such slices."""
@@ -95,6 +97,8 @@ class Measure:
         for buffer, (place, load) in form.operands.items():
             if place is None or place not in self.made:
                 self.loaded += form.load_cycles[buffer]
+                writer = self.written.get(form.work.storage(load).buffer)
+                self.returned += form.load_cycles[buffer] + writer.store_cycles if writer is not None else 0
                 self.loads[-1].append((form.sizes[buffer], form.load_cycles[buffer]))
                 continue
             self._keep(place, offset)
@@ -233,7 +237,7 @@ class Measure:
         computed = self.slices * (self.computed + (self._repeated() if self.stripes > 1 else 0.0))
         if self.slices > 1:
             computed += self.slices * self._stalls(reloaded)
-        exposed = sum(self.forms[0].load_cycles.values())
+        exposed = sum(self.forms[0].load_cycles.values()) + self.returned
         exposed += self.forms[-1].store_cycles * self.is_stored(len(self.forms) - 1)
         short = weights.slice * self.slices * len(self.forms)
         return max(computed, moved) + weights.moved * moved + weights.exposed * exposed + weights.group + short

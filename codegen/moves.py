@@ -8,7 +8,7 @@ from dataclasses import replace
 from tpu_deploy.codegen.grouping import STRIPES, Planner, slice_sizes
 from tpu_deploy.codegen.schedule import Part, Schedule, Sliced
 
-SHIFTS = (1, 2, 4, 8)
+SHIFTS = (1, 2, 3, 4, 6, 8)
 """By how many works a border between two groups is moved at a time."""
 STAGGERS = ((1, 0.2), (1, 0.6), (2, 0.2), (3, 0.5))
 """How many works run a slice ahead, and behind which part of the slice before by its cycles on the TIU."""
@@ -132,7 +132,7 @@ class Moves:
         for offset, taken in enumerate(part.variants):
             for number in forms.wholes(part.start + offset, part.images, part.stripes):
                 variants = (*part.variants[:offset], number, *part.variants[offset + 1 :])
-                if number != taken and self.planner.fits(changed := replace(part, variants=variants)):
+                if number != taken and self.planner.may_pay(changed := replace(part, variants=variants), part):
                     yield [changed]
 
     def _like(self, start: int, stop: int, part: Part) -> Part | None:
@@ -146,11 +146,17 @@ class Moves:
         return min(groups, key=self.planner.cost, default=None)
 
     def _group(self, start: int, stop: int, cut: tuple[int, int], part: Part) -> Sliced | None:
-        """Works as a group, a slice ahead by as many works as another part if it begins with the same one."""
+        """Works as a group, a slice ahead by as many as another part that begins with the same one.
+
+        Where a result goes to global memory and comes back, the first work had better be a slice ahead.
+        """
         group = self.planner.group(start, stop, *cut)
-        if group is None or not isinstance(part, Sliced) or not part.ahead or self._slices(group) == 1:
+        if group is None or self._slices(group) == 1:
             return group
-        return self.staggered(group, part.ahead, STAGGERS[0][1]) or group if part.start == start else group
+        ahead = part.ahead if isinstance(part, Sliced) and part.start == start else 0
+        if not ahead and self.planner.returns(group):
+            ahead = 1
+        return (self.staggered(group, ahead, STAGGERS[0][1]) or group) if ahead else group
 
 
 def _with(schedule: Schedule, start: int, stop: int, parts: Sequence[Part]) -> Schedule:

@@ -18,10 +18,10 @@ BUDGETS = {0: 0, 1: 20_000, 2: 300_000, 3: 3_000_000}
 """How many commands may be written at each level of optimization before the search ends."""
 LEAST = 16
 """How many schedules are tried whatever they cost, from level 1 on."""
-PATIENCE = {1: 12, 2: 120, 3: 600}
+PATIENCE = {1: 30, 2: 120, 3: 600}
 """How many schedules in a row may be no better before the search ends."""
 IDLE = {1: 0.005, 2: 0.0, 3: 0.0}
-"""The share of the time that the busier engine may wait in a schedule that is good enough to end with."""
+"""The share of the time that the busier engine may wait in a schedule that only less work can make better."""
 
 WEIGHTS = (
     Weights(),
@@ -46,10 +46,13 @@ class Search:
 
     @property
     def is_over(self) -> bool:
-        """Whether the budget is spent or there is little to gain."""
-        if self.best is not None and self.best.cycles * (1 - IDLE[self.level]) <= self.best.ordered.busiest:
-            return True
+        """Whether the budget is spent."""
         return self.commands <= 0 and self.trials <= 0
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the best schedule keeps one engine busy nearly all the time: only less work makes it better."""
+        return self.best is not None and self.best.cycles * (1 - IDLE[self.level]) <= self.best.ordered.busiest
 
     def tries(self, schedule: Schedule) -> bool:
         """Whether a schedule not tried before is better than all before."""
@@ -95,7 +98,7 @@ def search(arranger: Arranger, level: int) -> Arrangement:
         return first
     state, moves = Search(arranger, level), Moves(planner)
     for weights in WEIGHTS:
-        if state.is_over:
+        if state.is_over or state.is_tight:
             break
         other = Planner(arranger.forms, weights, refused=set(planner.refused), tiled=dict(planner.tiled))
         found = first if weights is planner.weights else first_fit(arranger, other)
@@ -113,8 +116,8 @@ def _climb(state: Search, moves: Moves) -> None:
     vain = 0
     while True:
         improved = False
-        for _, schedule in moves.of(state.best.schedule):
-            if state.is_over or vain >= PATIENCE[state.level]:
+        for dearer, schedule in moves.of(state.best.schedule):
+            if state.is_over or vain >= PATIENCE[state.level] or (state.is_tight and dearer >= 0):
                 return
             if schedule in state.tried:
                 continue

@@ -1,8 +1,8 @@
 """Softmax in float32, every step one rounding that numpy reproduces.
 
 Rows lie on lanes and the softmax axis along w, or, where axes trail, along h beside the last of them, whose elements
-follow each other in global memory. An axis too long for a lane is dealt out to all lanes, element i to lane i mod 64. All
-add and compare the same pairs in the same order, so all give the same bits.
+follow each other in global memory. An axis too long for a lane is dealt out to all lanes, element i to lane i mod 64.
+All add and compare the same pairs in the same order, so all give the same bits.
 """
 
 from __future__ import annotations
