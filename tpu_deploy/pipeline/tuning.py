@@ -1,0 +1,154 @@
+"""`auto`: a plan made better pass by pass, each kept only where samples it has not seen come out nearer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from tpu_deploy.calibration.feeds import Feed
+from tpu_deploy.calibration.statistics import Statistics
+from tpu_deploy.calibration.table import CalibrationTable
+from tpu_deploy.ir.network import Network
+from tpu_deploy.lowering.activation import is_unary
+from tpu_deploy.pipeline.options import SILENT, Progress
+from tpu_deploy.pipeline.tuning_judging import Judge
+from tpu_deploy.pipeline.tuning_recipe import PASSES, Pass, Recipe
+from tpu_deploy.pipeline.tuning_sampling import value_samples
+from tpu_deploy.pipeline.tuning_weights import fit_weights
+from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
+from tpu_deploy.quant.fitted_types import fitted_types
+from tpu_deploy.quant.float_parts import float_outputs, float_sums
+from tpu_deploy.quant.plan import Trial
+from tpu_deploy.quant.type_choice import Fit
+from tpu_deploy.quant.value_samples import ValueSamples
+
+SEED = 11
+
+HELD_OUT = 0.25
+"""The share of the samples that judges."""
+
+DB_PER_PERCENT = 0.2
+"""What a pass must bring for every percent of cycles that it costs."""
+
+
+def split(count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the samples that plans are made from, and of those that judge them: always the same of `count`.
+
+    With fewer than four samples all do both.
+    """
+    if count < 4:
+        return list(range(count)), list(range(count))
+    order = np.random.default_rng(SEED).permutation(count).tolist()
+    apart = max(1, round(HELD_OUT * count))
+    return sorted(order[apart:]), sorted(order[:apart])
+
+
+@dataclass
+class Workshop:
+    """Makes plans of one canonical network by recipes: all that they are made from, held once.
+
+    `feeds` are whole batches, and `statistics` do not include samples that judge.
+    """
+
+    network: Network
+    statistics: Statistics
+    feeds: Sequence[Feed]
+    chip: str
+    _types: dict[tuple[str, frozenset[str]], QuantizationPlan] = field(default_factory=dict)
+
+    @cached_property
+    def samples(self) -> dict[str, ValueSamples]:
+        """Values drawn from the feeds."""
+        return value_samples(self.network, self.feeds)
+
+    def plan(self, recipe: Recipe) -> QuantizationPlan:
+        """The plan of a recipe."""
+        key = recipe.method, recipe.passes - set(recipe.weights)
+        if key not in self._types:
+            self._types[key] = self._typed(*key)
+        types = self._types[key]
+        return fit_weights(self.network, types, self.feeds, recipe.weights, self.chip) if recipe.weights else types
+
+    def _typed(self, method: str, passes: frozenset[str]) -> QuantizationPlan:
+        operations, results = float_sums(self.network) if "float_sums" in passes else ({}, {})
+        if "float_outputs" in passes:
+            results |= {n: p for n, p in float_outputs(self.network).items() if n not in operations}
+        scheme = Scheme(asymmetric="zero_points" in passes, operations=operations, results=results)
+        table = CalibrationTable.of(self.statistics, method)
+        plan = make_plan(self.network, table, scheme)
+        fit = Fit("zero_points" in passes, "thresholds" in passes, "factors" in passes)
+        if not (fit.thresholds or fit.factors):
+            return plan
+        return fitted_types(self.network, plan, table, self.samples, lambda op: is_unary(self.network, op), fit)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where the search stands; `cycles` are None until somebody asks."""
+
+    recipe: Recipe
+    plan: QuantizationPlan
+    noise: float
+    cycles: int | None = None
+
+
+def tune(
+    network: Network,
+    statistics: Statistics,
+    feeds: Sequence[Feed],
+    held_out: Sequence[Feed],
+    chip: str,
+    passes: Sequence[Pass] = PASSES,
+    progress: Progress = SILENT,
+    timed: Network | None = None,
+) -> QuantizationPlan:
+    """The best plan that the passes lead to, one after another; its `trials` tell what each of them brought.
+
+    Plans are made from `statistics` and `feeds` and judged on `held_out`, all whole batches; cycles are those of
+    `timed`, the network with another batch. The first plan is plain: symmetric, all in INT8, weights rounded to
+    nearest; none that is further from the float network is returned.
+    """
+    workshop, judge = Workshop(network, statistics, feeds, chip), Judge(network, held_out, chip, timed)
+    plan = workshop.plan(Recipe())
+    state, trials = _State(Recipe(), plan, judge.noise(plan)), []
+    for each in passes:
+        progress.stage(f"Tune: {each.does}")
+        tried = [_tried(workshop, judge, recipe) for recipe in each.recipes(state.recipe)]
+        best = min(tried, key=lambda other: other.noise)
+        gain = _decibels(state.noise) - _decibels(best.noise)
+        kept = gain > 0
+        if kept and each.costs_cycles:
+            state, best = _timed(judge, state), _timed(judge, best)
+            kept = gain > DB_PER_PERCENT * _more_cycles(state, best)
+        trials.append(_trial(each, state, best, kept))
+        state = best if kept else state
+    return replace(state.plan, trials=tuple(trials))
+
+
+def _tried(workshop: Workshop, judge: Judge, recipe: Recipe) -> _State:
+    plan = workshop.plan(recipe)
+    return _State(recipe, plan, judge.noise(plan))
+
+
+def _timed(judge: Judge, state: _State) -> _State:
+    return state if state.cycles is not None else replace(state, cycles=judge.cycles(state.plan))
+
+
+def _more_cycles(state: _State, other: _State) -> float:
+    """In percent."""
+    assert state.cycles is not None and other.cycles is not None
+    return max(0.0, 100 * (other.cycles / state.cycles - 1))
+
+
+def _trial(each: Pass, state: _State, best: _State, kept: bool) -> Trial:
+    words = f"{each.does} ({best.recipe.method})" if each.name == "method" else each.does
+    before, after = (-_decibels(noise) for noise in (state.noise, best.noise))
+    return Trial(each.name, words, before, after, state.cycles, best.cycles, kept)
+
+
+def _decibels(noise: float) -> float:
+    return 10 * math.log10(max(noise, 1e-30))

@@ -1,0 +1,77 @@
+"""What `auto` may vary, and the passes that vary it, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from tpu_deploy.calibration.thresholds import METHODS
+from tpu_deploy.errors import BadInput
+from tpu_deploy.pipeline.options import choice
+from tpu_deploy.pipeline.tables import METHOD
+from tpu_deploy.quant.fitting import PASSES as WEIGHT_PASSES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a plan is made: the method of its thresholds, and the names of the passes that are applied."""
+
+    method: str = METHOD
+    passes: frozenset[str] = frozenset()
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The passes over weights, in order."""
+        return tuple(name for name in WEIGHT_PASSES if name in self.passes)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass by its name: what it does, the recipes it turns one into, and whether the chip may have more to do."""
+
+    name: str
+    does: str
+    recipes: Callable[[Recipe], list[Recipe]]
+    costs_cycles: bool = False
+
+
+def _other_methods(recipe: Recipe) -> list[Recipe]:
+    return [replace(recipe, method=method) for method in METHODS if method != recipe.method]
+
+
+def _adding(name: str) -> Callable[[Recipe], list[Recipe]]:
+    return lambda recipe: [replace(recipe, passes=recipe.passes | {name})]
+
+
+def _switch(name: str, does: str, costs_cycles: bool = False) -> Pass:
+    return Pass(name, does, _adding(name), costs_cycles)
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass("method", "thresholds of all tensors by another method", _other_methods),
+    _switch("zero_points", "zero points for tensors of both signs, so that their grid covers what occurs"),
+    _switch("float_outputs", "the sums of the last products as floats", True),
+    _switch("bias", "biases that give every channel its mean"),
+    _switch("factors", "scales of channels, taken in by what makes and reads them", True),
+    _switch("thresholds", "the threshold of each tensor with the least error of what reads it"),
+    _switch("float_sums", "tensors added up in float32", True),
+    _switch("rounding", "weights rounded one after another, each making up for those before"),
+    _switch("affine", "gain and mean of each channel corrected in its multiplier and bias"),
+    _switch("absorption", "weights moved to make up for errors of what they read"),
+)
+"""All passes, in the order in which they are tried."""
+
+NAMES = tuple(each.name for each in PASSES)
+
+ASYMMETRIC = "zero_points"
+
+
+def chosen_passes(
+    passes: Sequence[str] | None = None, without: Sequence[str] = (), symmetric: bool = False
+) -> tuple[Pass, ...]:
+    """The passes that are to be tried: those named (default: all) and not excluded. Raises BadInput for other names."""
+    wanted = {choice("--passes", name, NAMES) for name in (NAMES if passes is None else passes)}
+    wanted -= {choice("--without", name, NAMES) for name in without}
+    if symmetric and passes is not None and ASYMMETRIC in wanted:
+        raise BadInput(f"--symmetric: leaves no {ASYMMETRIC}, which --passes names; give one of the two")
+    return tuple(each for each in PASSES if each.name in wanted and not (symmetric and each.name == ASYMMETRIC))
