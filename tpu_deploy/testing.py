@@ -47,7 +47,8 @@ def assert_no_regression(
     """Fails, naming every figure that got worse and why, when a report (report.json or its folder) breaks a baseline.
 
     `tolerances` and `metrics` as in `tpu_deploy.check`; `update` (default: whether pytest runs with
-    `--update-baselines`) makes the report the baseline instead. Raises AssertionError; BadInput when a file cannot be used.
+    `--update-baselines`) makes the report the baseline instead. Raises AssertionError, and BadInput when a file
+    cannot be used.
     """
     import tpu_deploy
     from tpu_deploy.reports import regression_text

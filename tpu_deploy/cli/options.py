@@ -22,7 +22,14 @@ InputShape = Annotated[
     ),
 ]
 Samples = Annotated[int | None, typer.Option(metavar="N", help="Use the first N samples.  [default: all]")]
-Method = Annotated[str, typer.Option(help="Method of thresholds: max, percentile, kl, mse or aciq.")]
+Method = Annotated[
+    str, typer.Option(help="Method of thresholds: max, percentile, kl, mse or aciq; auto tries all, and more.")
+]
+Passes = Annotated[
+    str | None, typer.Option(metavar="A,B", help="With --method auto: the passes to try.  [default: all]")
+]
+Without = Annotated[str | None, typer.Option(metavar="A,B", help="With --method auto: passes to leave out.")]
+Symmetric = Annotated[bool, typer.Option("--symmetric", help="With --method auto: no zero points, as TPU-MLIR.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", help="Samples run at once, where the model's batch is dynamic.")]
 Mean = Annotated[str | None, typer.Option(metavar="R,G,B", help="Images: subtracted from each channel, in 0..255.")]
 Scale = Annotated[str | None, typer.Option(metavar="R,G,B", help="Images: multiplied with each channel after that.")]
@@ -80,3 +87,8 @@ def _numbers(option: str, text: str, kind: type[float]) -> tuple[float, ...]:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise BadInput(f"{option} {text}: is not a list of {what} separated by commas") from None
+
+
+def names(text: str | None) -> list[str] | None:
+    """The names in "a,b"; None where nothing was given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpu_deploy.calibration.table import CalibrationTable
-from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.codegen.bmodel import Bmodel, KernelModule
 from tpu_deploy.codegen.compile import MemoryUse
@@ -24,6 +24,7 @@ from tpu_deploy.pipeline.schedules import LEVELS
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
 from tpu_deploy.pipeline.tables import METHOD
+from tpu_deploy.pipeline.tuned_tables import AUTO, CHOICES, passes_of
 from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile
@@ -95,6 +96,9 @@ def deploy(
     *,
     qtable: QuantizeTable | str | os.PathLike[str] | None = None,
     method: str = METHOD,
+    passes: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    symmetric: bool = False,
     samples: int | None = None,
     batch_size: int = 1,
     preprocessing: Preprocessing | None = None,
@@ -114,7 +118,8 @@ def deploy(
 
     Operations are computed in `precision` (int8, f16, bf16 or f32), those that `qtable` (a table or its path) names in
     another. INT8 operations need ranges: from `calibration` (a table or its path), or from a pass over `data` as in
-    `calibrate`, whose options `method`, `samples`, `batch_size` and `preprocessing` are. `inputs` is what verification
+    `calibrate`, whose options `method`, `passes`, `without`, `symmetric`, `samples`, `batch_size` and `preprocessing`
+    are. `inputs` is what verification
     runs on (default: the first samples of `data` or those kept with the table, else seeded noise). `input_shapes` fills
     dynamic dimensions and may override a fixed batch. `quantized_io` makes inputs and outputs 8-bit, where INT8
     operations read or make them. The higher the level `optimize` (0 to 3), the longer a fast schedule is searched for;
@@ -133,6 +138,8 @@ def deploy(
         raise BadInput(f"--optimize {optimize}: is no level; give one of {', '.join(map(str, LEVELS))}")
     if gate is not None and not -1 <= gate <= 1:
         raise BadInput(f"--gate {gate}: a cosine lies between -1 and 1")
+    if method == AUTO and (precision != "int8" or qtable is not None):
+        raise BadInput("--method auto: plans INT8 by itself; leave out --precision and --qtable, or use `search`")
     request = Request(
         source=Source.of(model),
         chip=chip_named(chip).name,
@@ -141,7 +148,8 @@ def deploy(
         qtable=QuantizeTable.read(qtable) if isinstance(qtable, str | os.PathLike) else qtable,
         calibration=Path(calibration) if isinstance(calibration, str | os.PathLike) else calibration,
         data=data,
-        method=choice("--method", method, tuple(METHODS)),
+        method=choice("--method", method, CHOICES),
+        passes=passes_of(method, passes, without, symmetric),
         samples=samples,
         batch_size=batch_size,
         preprocessing=preprocessing,

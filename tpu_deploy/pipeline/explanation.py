@@ -103,7 +103,9 @@ class _Measuring:
         self._sums = {name: _Sums(each) for name, each in self._stored.items()}
         self._floats, self._weights = FloatLayers(top), StoredWeights(network, top)
         self._held = {each.name for layer in self._layers.values() for each in layer.operands}
-        self._last_reader = {o.tensor: name for name, layer in self._layers.items() for o in layer.operands}
+        executed = [name_of(result) for op in reference.network.operations for result in op.results]
+        layers = [self._layers[name] for name in executed if name in self._layers]
+        self._last_reader = {o.tensor: layer.result.tensor for layer in layers for o in layer.operands}
 
     def add(self, floats: FloatValues, feed: Feed) -> None:
         """Takes in one feed, whose float values are `floats`."""
@@ -120,6 +122,8 @@ class _Measuring:
             if name in self._inputs:
                 self._add_input(self._inputs[name], tensors[name], array)
             else:
+                for operand in self._layers[name].operands:  # one that is returned too may be dequantized only later
+                    tensors.setdefault(operand.tensor, _Tensor(floats[operand.tensor]))
                 self._add_layer(self._layers[name], tensors, actual, array)
                 self._drop_read(self._layers[name], tensors, actual)
 

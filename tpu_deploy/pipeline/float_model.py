@@ -24,7 +24,7 @@ HELD_BYTES = 1 << 28
 
 
 def session_of(model: Path | onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
-    """An onnxruntime session of a model, as the float judge runs it. Its threads (0: one a core) sleep while it waits."""
+    """An onnxruntime session of a model, as the float judge runs it; its threads (0: one a core) sleep between."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4

@@ -36,6 +36,7 @@ from tpu_deploy.pipeline.samples import (
 from tpu_deploy.pipeline.schedules import compiled
 from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, advised, check_table, collect, read_table
+from tpu_deploy.pipeline.tuned_tables import AUTO, plan_path, tuned
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile, profile
@@ -43,6 +44,7 @@ from tpu_deploy.reports.profile import Profile, profile
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Feed, Preprocessing
     from tpu_deploy.pipeline.reasons import Reasons
+    from tpu_deploy.pipeline.tuning_recipe import Pass
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Request:
     calibration: CalibrationTable | Path | None = None
     data: Data | None = None
     method: str = METHOD
+    passes: Sequence[Pass] | None = None
     samples: int | None = None
     batch_size: int = 1
     preprocessing: Preprocessing | None = None
@@ -87,6 +90,7 @@ class Build:
     top: Network = field(init=False)
     scheme: Scheme = field(init=False)
     table: CalibrationTable = field(default_factory=lambda: CalibrationTable({}))
+    tuned: QuantizationPlan | None = None
     plan: QuantizationPlan = field(init=False)
     tpu: Network = field(init=False)
     compiled: Compiled = field(init=False)
@@ -149,6 +153,8 @@ def find_ranges(build: Build) -> None:
         build.sample_source = "the first calibration samples"
     elif request.calibration is not None:
         build.table = read_table(request.calibration, request.source, build.top, build.scheme)
+        if build.table.method == AUTO and plan_path(request.calibration).exists():
+            build.tuned = QuantizationPlan.load(plan_path(request.calibration))
         path = samples_path(request.calibration)
         build.first_samples = kept(path, input_specs(build.top))
         build.sample_source = f"the first calibration samples ({path.name})"
@@ -157,18 +163,23 @@ def find_ranges(build: Build) -> None:
         opened = calibration.open_samples(request.data, specs, request.preprocessing, request.samples)
         opened, build.first_samples = held_back(opened, specs, request.batches)
         build.sample_source = f"the calibration data ({opened.source})"
-        if is_integer(build.top, build.scheme):
+        if request.method == AUTO:
+            found = tuned(
+                build.top, request.source, opened, request.chip, request.passes, request.batch_size, request.progress
+            )
+            build.table, build.tuned = found.table, found.plan
+        elif is_integer(build.top, build.scheme):
             spread = SpreadSamples(opened.count)
             statistics = collect(build.top, request.source, opened, request.batch_size, request.progress, spread=spread)
             table = CalibrationTable.of(statistics, request.method)
             build.table = advised(table, statistics, request.source, spread)
-            for suspected in build.table.advice.suspicions if build.table.advice else ():
-                request.progress.note(f"suspected: {suspected.message}")
+        for suspected in build.table.advice.suspicions if build.table.advice else ():
+            request.progress.note(f"suspected: {suspected.message}")
 
 
 def plan_types(build: Build) -> None:
     """Plan types."""
-    build.plan = make_plan(build.top, build.table, build.scheme)
+    build.plan = build.tuned or make_plan(build.top, build.table, build.scheme)
     if build.request.dump_ir is not None:
         folder = made_folder(build.request.dump_ir, "--dump-ir")
         build.plan.save(folder / "3_quantization.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ from tpu_deploy.calibration.shards import WHOLE, Shard
 from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.table import CalibrationTable
-from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import export_onnx
 from tpu_deploy.ir.network import Network, is_absent, name_of
@@ -36,6 +35,9 @@ from tpu_deploy.quant.ties import MOVEMENTS
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Preprocessing, Samples
 
+CHIP = "bm1684x"
+"""The chip on whose cycles `auto` weighs what costs any."""
+
 METHOD = "mse"
 """The method of thresholds unless another is asked for."""
 
@@ -45,6 +47,9 @@ def calibrate(
     data: Data | None = None,
     *,
     method: str = METHOD,
+    passes: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    symmetric: bool = False,
     samples: int | None = None,
     batch_size: int = 1,
     preprocessing: Preprocessing | None = None,
@@ -59,33 +64,49 @@ def calibrate(
     `preprocessing`, a `tpu_deploy.Preprocessing`, is for images. `input_shapes` fills dynamic dimensions; a dynamic
     batch needs none. With `output` the table is written there, under TPU-MLIR's tensor names if asked for, and the
     statistics of the pass and its first samples beside it (`statistics_path`, `samples_path`): the former, given as
-    `statistics` in place of `data`, they make the table of another method without a pass. Raises BadInput for anything
+    `statistics` in place of `data`, they make the table of another method without a pass.
+
+    The method "auto" tries all methods and passes over types and weights (`passes`, default all, less those in
+    `without`; `symmetric` leaves out zero points), keeps what brings held-out samples nearer to the float network, and
+    writes the plan beside the table (`tuned_tables.plan_path`), where `deploy` finds it. Raises BadInput for anything
     unusable, CheckFailed naming the first tensor with NaN or infinity.
     """
-    method = choice("--method", method, tuple(METHODS))
+    from tpu_deploy.pipeline.tuned_tables import AUTO, CHOICES, passes_of, plan_path, tuned
+
+    method = choice("--method", method, CHOICES)
+    tried = passes_of(method, passes, without, symmetric)
     target = None if output is None else writable_file(output, "-o")
     source = Source.of(model)
     if (data is None) == (statistics is None):
         raise BadInput("give either calibration data or the statistics of an earlier pass (--data or --statistics)")
+    plan = None
     if data is not None:
         progress.stage("Import the ONNX model")
         network = canonical_network(source, settled_shapes(source, input_shapes, batch_size, progress))
         specs = input_specs(network)
         opened, first = held_back(calibration.open_samples(data, specs, preprocessing, samples), specs)
         progress.stage("Calibrate")
-        spread = SpreadSamples(opened.count)
-        found = collect(network, source, opened, batch_size, progress, spread=spread)
+        if method == AUTO:
+            made = tuned(network, source, opened, CHIP, tried, batch_size, progress)
+            table, found, plan = made.table, made.statistics, made.plan
+        else:
+            spread = SpreadSamples(opened.count)
+            found = collect(network, source, opened, batch_size, progress, spread=spread)
+            table = advised(CalibrationTable.of(found, method), found, source, spread, progress)
+    elif method == AUTO:
+        raise BadInput("--statistics: --method auto needs the samples themselves; give --data")
     else:
         assert statistics is not None
         found, first = _earlier(statistics, source), _earlier_samples(statistics, source, input_shapes)
-        spread = SpreadSamples(0)
-    table = advised(CalibrationTable.of(found, method), found, source, spread, progress)
+        table = advised(CalibrationTable.of(found, method), found, source, SpreadSamples(0), progress)
     table = replace(table, first_samples=tuple(first))
     if target is not None and tpu_mlir_names:
         graph = source.file.proto.graph
         write_table(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
     elif target is not None:
         write_table(table, found, target, None)
+    if target is not None and plan is not None:
+        plan.save(plan_path(target))
     return table
 
 

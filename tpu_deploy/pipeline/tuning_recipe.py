@@ -65,12 +65,19 @@ NAMES = tuple(each.name for each in PASSES)
 
 ASYMMETRIC = "zero_points"
 
+SLOW = frozenset({"absorption"})
+"""Passes that are tried only where they are named: they take as long as all others and seldom help."""
+
 
 def chosen_passes(
     passes: Sequence[str] | None = None, without: Sequence[str] = (), symmetric: bool = False
 ) -> tuple[Pass, ...]:
-    """The passes that are to be tried: those named (default: all) and not excluded. Raises BadInput for other names."""
-    wanted = {choice("--passes", name, NAMES) for name in (NAMES if passes is None else passes)}
+    """The passes that are to be tried: those named (default: all but SLOW) and not excluded.
+
+    Raises BadInput for other names.
+    """
+    usual = [name for name in NAMES if name not in SLOW]
+    wanted = {choice("--passes", name, NAMES) for name in (usual if passes is None else passes)}
     wanted -= {choice("--without", name, NAMES) for name in without}
     if symmetric and passes is not None and ASYMMETRIC in wanted:
         raise BadInput(f"--symmetric: leaves no {ASYMMETRIC}, which --passes names; give one of the two")
