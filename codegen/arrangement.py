@@ -71,7 +71,7 @@ class Arranger:
         """The schedule carried out. Raises InvalidSchedule when it does not suit the network, PartWithoutRoom."""
         items = self.parts.items(schedule)
         try:
-            placed = lay_out(items, self.chip, schedule.lookahead, schedule.linger)
+            placed = lay_out(items, schedule, self.chip)
         except NoRoom as problem:
             start = items[problem.item].group
             raise PartWithoutRoom(next(k for k, p in enumerate(schedule.parts) if p.start == start)) from problem

@@ -71,17 +71,19 @@ class Schedule:
     """The parts a network runs in, one after another, and how their transfers are arranged.
 
     A load may run `lookahead` slots (tiles or operations of a slice) ahead of its use; results on their way to global
-    memory stay `linger` slots longer than they must, so that the transfer hides behind the next computation.
+    memory stay `linger` slots longer than they must, so that the transfer hides behind the next computation. Nothing
+    lies beyond the first `height` bytes of a lane (0: all of them may be used).
     """
 
     parts: tuple[Part, ...]
     lookahead: int = LOOKAHEAD
     linger: int = 1
+    height: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The schedule as lists, dictionaries, numbers and names."""
         parts = [{"kind": type(part).__name__, **asdict(part)} for part in self.parts]
-        return {"parts": parts, "lookahead": self.lookahead, "linger": self.linger}
+        return {"parts": parts, "lookahead": self.lookahead, "linger": self.linger, "height": self.height}
 
     @staticmethod
     def from_json(data: object) -> Schedule:
@@ -89,7 +91,7 @@ class Schedule:
         try:
             assert isinstance(data, dict)
             parts = tuple(_part(row) for row in data["parts"])
-            return Schedule(parts, _count(data["lookahead"]), _count(data["linger"]))
+            return Schedule(parts, *(_count(data[name]) for name in ("lookahead", "linger", "height")))
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise InvalidSchedule(f"not a schedule: {error!r}") from error
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from tpu_deploy.codegen.arrangement import Arrangement, Arranger, PartWithoutRoom
 from tpu_deploy.codegen.grouping import Planner
+from tpu_deploy.codegen.layout import round_up
 from tpu_deploy.codegen.measure import Weights
 from tpu_deploy.codegen.moves import Moves
 from tpu_deploy.codegen.schedule import InvalidSchedule, Schedule
@@ -22,6 +23,11 @@ PATIENCE = {1: 30, 2: 120, 3: 600}
 """How many schedules in a row may be no better before the search ends."""
 IDLE = {1: 0.005, 2: 0.0, 3: 0.0}
 """The share of the time that the busier engine may wait in a schedule that only less work can make better."""
+
+SLACK = 1.1
+"""A peak of local memory beyond this many times what is alive at once is looked into."""
+HEIGHTS = (1.0, 1.04, 1.08, 1.12)
+"""Heights of local memory that are tried then, as shares of what is alive at once."""
 
 WEIGHTS = (
     Weights(),
@@ -107,7 +113,23 @@ def search(arranger: Arranger, level: int) -> Arrangement:
             state.tries(moves.eager(found.schedule))
     assert state.best is not None
     _climb(state, moves)
-    return state.best
+    return _slimmer(arranger, state.best)
+
+
+def _slimmer(arranger: Arranger, found: Arrangement) -> Arrangement:
+    """The same in less local memory, where much of it is lost between blocks, if that takes no longer."""
+    placed = found.placed
+    if placed.peak <= SLACK * placed.lower_bound:
+        return found
+    for share in HEIGHTS:
+        height = round_up(int(share * placed.lower_bound), arranger.chip.vector_bytes)
+        try:
+            other = arranger.arrange(replace(found.schedule, height=height))
+        except PartWithoutRoom:
+            continue
+        if other.cycles <= found.cycles:
+            return other
+    return found
 
 
 def _climb(state: Search, moves: Moves) -> None:

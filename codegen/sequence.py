@@ -22,6 +22,7 @@ from tpu_deploy.codegen.program import (
     StoreResult,
     TileProgram,
 )
+from tpu_deploy.codegen.schedule import Schedule
 from tpu_deploy.codegen.tile_plan import single_loads
 from tpu_deploy.codegen.timeline import Block, Timeline, pack
 from tpu_deploy.codegen.views import Dims, Storage
@@ -151,14 +152,14 @@ def _is_whole(actions: Sequence[Action], resident: Resident) -> bool:
     return action.into is None and action.row_step == 1 and action.box == resident.box
 
 
-def lay_out(items: Sequence[Item], chip: Chip, lookahead: int, linger: int) -> PlacedItems:
+def lay_out(items: Sequence[Item], schedule: Schedule, chip: Chip) -> PlacedItems:
     """Blocks and load slots of all items. Raises NoRoom naming the item that does not fit."""
-    layout = Layout(items, chip, linger)
+    layout = Layout(items, chip, schedule.linger)
     layout.collect()
-    timeline, failed = pack(layout.every, len(items), chip)
+    timeline, failed = pack(layout.every, len(items), chip, min(schedule.height, chip.lane_bytes))
     if failed is not None:
         raise NoRoom(failed.first)
-    slots = _advance(layout, timeline, lookahead)
+    slots = _advance(layout, timeline, schedule.lookahead)
     return PlacedItems(layout.blocks, slots, layout.sources, timeline.peak(), timeline.lower_bound())
 
 

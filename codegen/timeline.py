@@ -43,8 +43,9 @@ class Block:
 class Timeline:
     """Blocks placed so far, as columns of numbers: a block keeps its row."""
 
-    def __init__(self, blocks: int, slots: int, chip: Chip) -> None:
+    def __init__(self, blocks: int, slots: int, chip: Chip, height: int) -> None:
         self.chip = chip
+        self.height = height
         self.slots = slots
         self.blocks: list[Block] = []
         self.row: dict[int, int] = {}
@@ -80,7 +81,7 @@ class Timeline:
             inside = starts[np.isin(starts // bank, shunned)]
             starts = np.concatenate([starts, (inside // bank + 1) * bank])
         starts = np.unique(starts)
-        starts = starts[starts <= self.chip.lane_bytes - block.bytes]
+        starts = starts[starts <= self.height - block.bytes]
         if len(shunned):
             clash = np.isin(starts // bank, shunned)
             starts = np.concatenate([starts[~clash], starts[clash]])
@@ -126,17 +127,40 @@ class Timeline:
         return max((b.end for b in self.blocks), default=0)
 
     def lower_bound(self) -> int:
-        """The largest number of bytes alive in one slot: no placement of these lifetimes takes less."""
+        """Bytes that no placement of these lifetimes does without that begins in banks as it should.
+
+        The largest number of bytes alive in one slot, or the banks that blocks alive at once had better begin in.
+        """
         change = np.zeros(self.slots + 1, np.int64)
+        banks = 0
         for block in self.blocks:
             change[block.first] += block.bytes
             change[block.last + 1] -= block.bytes
-        return int(change.cumsum().max())
+            together = _all_away(block)
+            banks = max(banks, (len(together) - 1) * self.chip.bank_bytes + min(b.bytes for b in together))
+        return max(banks, int(change.cumsum().max()))
 
 
-def pack(blocks: Sequence[Block], slots: int, chip: Chip) -> tuple[Timeline, Block | None]:
-    """A timeline with all blocks placed, large and long ones first, or the first block that found no room."""
-    timeline = Timeline(len(blocks), slots, chip)
+def _all_away(block: Block) -> list[Block]:
+    """The block and others, alive at once, each of which had better begin in another bank than any other."""
+    found = [block]
+    for other in block.away:
+        if all(_meet(other, each) and any(other is a for a in each.away) for each in found):
+            found.append(other)
+    return found
+
+
+def _meet(one: Block, other: Block) -> bool:
+    """Whether two blocks are alive in the same slot."""
+    return one is not other and one.first <= other.last and other.first <= one.last
+
+
+def pack(blocks: Sequence[Block], slots: int, chip: Chip, height: int = 0) -> tuple[Timeline, Block | None]:
+    """A timeline with all blocks placed, large and long ones first, or the first block that found no room.
+
+    Blocks lie within the first `height` bytes of a lane; 0: anywhere in it.
+    """
+    timeline = Timeline(len(blocks), slots, chip, height or chip.lane_bytes)
     for block in blocks:
         block.bytes = round_up(max(block.bytes, 1), chip.vector_bytes)
     for block in sorted(blocks, key=lambda b: (-(b.last - b.first > 0), -b.bytes, b.first)):

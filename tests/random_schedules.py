@@ -22,12 +22,13 @@ def random_schedule(network: Network, seed: int, chip: str = "bm1684x") -> Sched
     target = chip_named(chip)
     arranger = Arranger(place(network, target), target)
     drawer = _Drawer(arranger, rng)
-    schedule = Schedule(drawer.parts(), int(rng.choice([0, 1, 5, 96])), int(rng.choice([0, 1, 3])))
+    height = int(rng.choice([0, target.lane_bytes // 2]))
+    schedule = Schedule(drawer.parts(), int(rng.choice([0, 1, 5, 96])), int(rng.choice([0, 1, 3])), height)
     while True:
         try:
             arranger.arrange(schedule)
         except PartWithoutRoom as problem:
-            schedule = drawer.smaller(schedule, problem.part)
+            schedule = replace(drawer.smaller(schedule, problem.part), height=0)
         else:
             return schedule
 
