@@ -1,4 +1,4 @@
-"""Accuracy of a classifier in INT8 beside float32, for every method of thresholds, on pictures and labels of an .npz.
+"""Accuracy of a classifier in INT8 beside float32, for every method and `auto`, on pictures and labels of an .npz.
 
     python benchmarks/accuracy.py MODEL.onnx --calibration CALIB.npz --test TEST.npz --mean 124 --scale 0.017
     python benchmarks/accuracy.py                       # the packaged demo network and images
@@ -22,11 +22,11 @@ import onnxruntime
 
 import tpu_deploy
 import tpu_deploy.demo as packaged
-from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.source import Source, canonical_network
 from tpu_deploy.pipeline.tables import statistics_path
-from tpu_deploy.quant import make_plan
+from tpu_deploy.pipeline.tuned_tables import AUTO, CHOICES, plan_path
+from tpu_deploy.quant import QuantizationPlan, make_plan
 from tpu_deploy.runtime.reference import Reference
 
 Array = npt.NDArray[Any]
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--mean", type=numbers, default=[0.0])
     parser.add_argument("--scale", type=numbers, default=[1.0])
     parser.add_argument("--samples", type=int, default=100, help="calibration samples")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(CHOICES), choices=CHOICES)
     parser.add_argument("--batch", type=int, default=8, help="samples the reference takes at once")
     given = parser.parse_args()
     if given.model is not None and (given.calibration is None or given.test is None):
@@ -133,8 +133,14 @@ def main() -> None:
         feeds = ({name: sample[None]} for sample in task.calibration)
         tpu_deploy.calibrate(task.model, feeds, output=path)
         for method in given.methods:
-            table = tpu_deploy.calibrate(task.model, statistics=statistics_path(path), method=method)
-            reference = Reference(lower_to_tpu(network, make_plan(network, table)))
+            if method == AUTO:
+                tuning = ({name: sample[None]} for sample in task.calibration)
+                tpu_deploy.calibrate(task.model, tuning, method=AUTO, output=path)
+                plan = QuantizationPlan.load(plan_path(path))
+            else:
+                table = tpu_deploy.calibrate(task.model, statistics=statistics_path(path), method=method)
+                plan = make_plan(network, table)
+            reference = Reference(lower_to_tpu(network, plan))
             report(method, integer_outputs(reference, name, task.test, given.batch), floats, task.labels)
 
 
