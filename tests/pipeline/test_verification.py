@@ -17,6 +17,8 @@ NEXT = np.nextafter(ONE, np.float32(2))
         ([NEXT], [np.nextafter(NEXT, np.float32(2))], 1),
         ([0.25], [np.float32(0.25) * NEXT * NEXT], 2),
         ([np.nan], [np.nan], 0),
+        ([-np.nan, np.inf, 1], [np.nan, np.inf, NEXT], 1),
+        ([-np.nan], [np.nan], 0),
     ],
 )
 def test_units_in_the_last_place_are_counted(actual: list[float], expected: list[float], apart: int) -> None:
@@ -30,6 +32,8 @@ def test_units_in_the_last_place_are_counted(actual: list[float], expected: list
         (np.array([1], np.int8), np.array([1], np.uint8)),
         (np.array([1, 1], np.int8), np.array([[1, 1]], np.int8)),
         (np.array([1], np.float32), np.array([np.nan], np.float32)),
+        (np.array([np.inf], np.float32), np.array([np.finfo(np.float32).max], np.float32)),
+        (np.array([np.inf], np.float32), np.array([-np.inf], np.float32)),
         (np.array([1e-45], np.float32), np.array([-1e-45], np.float32)),
         (np.array([0.0], np.float32), np.array([-0.0], np.float32)),
     ],
