@@ -195,3 +195,24 @@ def test_channels_with_scales_of_their_own_are_no_fault_of_the_weights() -> None
         assert abs(why.shares.weight_rounding) < 0.5 and sum(
             getattr(why.shares, part) for part in PARTS
         ) == pytest.approx(1)
+
+
+def test_an_output_that_is_an_input_has_no_part_in_the_output_error() -> None:
+    top = Top((1, 3, 8, 8))
+    network = top.finish(top.x, top.conv("y", top.x, outputs=5))
+    samples = [{"x": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}]
+    tpu = lower_to_tpu(network, make_plan(network, table_of(network, samples)))
+    shares = output_shares(network, Reference(tpu), samples[0], [name_of(value) for value in network.values()])
+    assert shares == {"y": pytest.approx(1)}
+
+
+def test_weights_of_a_transposed_convolution_bear_their_part_of_its_error() -> None:
+    top = Top((1, 3, 5, 4))
+    window = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 2, 2], "dilations": [1, 1]}
+    operands = [top.x, top.weight(5, 3, 3, 3), top.weight(5)]
+    network = top.finish(top.op("Conv", "y", *operands, shape=(1, 5, 10, 8), inserts=[1, 1], **window))
+    samples = [{"x": np.random.default_rng(0).standard_normal((1, 3, 5, 4)).astype(np.float32)}]
+    plan = make_plan(network, table_of(network, samples))
+    why = explain(network, Reference(lower_to_tpu(network, plan)), plan.operations, samples)[1].explanation
+    assert why is not None and why.shares.weight_rounding > 0.1
+    assert sum(getattr(why.shares, part) for part in PARTS) == pytest.approx(1)

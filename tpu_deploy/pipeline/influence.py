@@ -70,7 +70,8 @@ class _Injections:
         values = FloatNetwork(top).values(feed)
         inputs = [name_of(value) for value in top.inputs]
         self._exact = {name: values[name] for name in [*inputs, *self._layers]}
-        self._outputs = list(dict.fromkeys(name_of(value) for value in top.outputs))
+        outputs = dict.fromkeys(name_of(value) for value in top.outputs)
+        self._outputs = [name for name in outputs if name in self._layers]  # an input that is returned has no error
         self._norms = {name: float(np.linalg.norm(self._exact[name])) or 1.0 for name in self._outputs}
         self._born = self._all_born(reference, feed)
 

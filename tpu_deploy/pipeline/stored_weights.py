@@ -20,6 +20,7 @@ from tpu_deploy.pipeline.float_layers import one_result
 from tpu_deploy.pipeline.float_model import session_of
 from tpu_deploy.pipeline.single_layers import SingleLayer
 from tpu_deploy.quant.ranges import reach
+from tpu_deploy.runtime.reference.conv import spread
 
 Array = npt.NDArray[Any]
 Float64Array = npt.NDArray[np.float64]
@@ -63,7 +64,8 @@ class StoredWeights:
             return self._product(op, held)
         x = held[op.operands[0]]
         if op.name in CONVOLUTIONS:
-            return self._convolution(op, _evenly_scaled(op.operands[0], x))
+            x = spread(_evenly_scaled(op.operands[0], x), attributes_of(op)["inserts"])
+            return self._convolution(op, x)
         if op.name in MATRIX_PRODUCTS:
             real = real_weights(self._network, op)
             return np.asarray(_evenly_scaled(op.operands[0], x) @ real.weights + real.bias, np.float32)
