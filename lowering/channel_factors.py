@@ -17,8 +17,8 @@ def check_factors(network: Network, plan: QuantizationPlan) -> None:
     """Raises BadInput naming the first tensor whose factors an operation can neither absorb nor pass on.
 
     Products absorb those of what they read into their weights, and those of what they make into their multipliers;
-    tables hold a row for each channel. Other INT8 operations leave them as they are, so their results have those of
-    their operands; floats have none.
+    tables hold a row for each channel, and casts from and to floats scale each channel by itself. Other INT8 operations
+    leave them as they are, so their results have those of their operands.
     """
     if not any(t.factors for t in plan.tensors.values()):
         return
@@ -40,14 +40,18 @@ def _read(network: Network, op: Operation) -> list[SSAValue]:
 
 def _carries(network: Network, plan: QuantizationPlan, op: Operation, value: SSAValue) -> bool:
     kind, shape, result = plan.tensors[name_of(value)], shape_of(value), op.results[0]
-    if plan.operations[name_of(op)] != "INT8" or shape[kind.axis : kind.axis + 1] != (len(kind.factors),):
+    if shape[kind.axis : kind.axis + 1] != (len(kind.factors),):
         return False
+    if plan.operations[name_of(op)] != "INT8" or (value is result and plan.made_in(name_of(op)) != "INT8"):
+        return True
     if op.name == "top.MatMul":
         return kind.axis == len(shape) - 1
     if op.name in INTEGER_PRODUCTS or is_unary(network, op):
         return kind.axis == 1
     if op.name == "top.Mul":
         scaled = [v for v in _read(network, op) if plan.tensors[name_of(v)].factors]
+        if kind.axis != 1 and len(_read(network, op)) == 1:
+            return False
         return len(scaled) == 1 and shape_of(scaled[0]) == shape_of(result) and _same(plan, [*scaled, result], kind)
     upto = kind.axis + 1
     return (

@@ -49,8 +49,12 @@ def factor_groups(network: Network, plan: QuantizationPlan, is_table: Callable[[
             wanted = {n: len(shape_of(values[n])) - 1 if op.name == "top.MatMul" else 1 for n in names}
             fixed.update(n for n in names if channel_axis(values[n]) != wanted[n])
         elif op.name == "top.Mul":
-            fixed.update(_gates(op, read))
-            _tie(groups, [v for v in read if name_of(v) not in _gates(op, read)], op)
+            gates = _gates(op, read)
+            handing = [v for v in read if name_of(v) not in gates]
+            axes = {channel_axis(v) for v in [*handing, *op.results]}
+            is_free = handing and len(axes) == 1 and (axes == {1} or len(read) > 1)
+            fixed.update(gates if is_free else names)
+            _tie(groups, handing, op)
         elif op.name in PASSING and _keeps_channels(op, read):
             _tie(groups, read, op)
         else:
@@ -69,9 +73,12 @@ def _tie(groups: Groups, read: list[SSAValue], op: Operation) -> None:
 
 
 def _gates(op: Operation, read: list[SSAValue]) -> set[str]:
-    """Factors of a product that are not the one tensor of the result's shape, which hands its channels' factors on."""
-    whole = [v for v in read if shape_of(v) == shape_of(op.results[0])][:1]
-    return {name_of(v) for v in read} - {name_of(v) for v in whole}
+    """Factors of a product that are not the one tensor of the result's shape, which hands its channels' factors on.
+
+    A tensor times itself is one: it would hand on their squares.
+    """
+    whole = next((k for k, v in enumerate(read) if shape_of(v) == shape_of(op.results[0])), None)
+    return {name_of(v) for k, v in enumerate(read) if k != whole}
 
 
 def _keeps_channels(op: Operation, read: list[SSAValue]) -> bool:

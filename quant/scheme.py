@@ -69,12 +69,12 @@ def make_plan(network: Network, table: Mapping[str, TensorRange], scheme: Scheme
     check_precisions(network, options)
     precisions = precisions_of(network, options.precision, options.operations, options.results)
     made = precisions | dict(options.results)
-    quantized = _quantized_values(network, precisions, made)
+    quantized = quantized_values(network, precisions, made)
     ranges = _own_ranges(network, precisions, table, quantized)
     ranges |= _unclipped_ranges(network, precisions, made, table, quantized)
     groups = tied_values(network, precisions, ranges)
     makers = {name_of(result): op for op in network.operations for result in op.results}
-    spread = _read_with_zeros_between(network)
+    spread = read_with_zeros_between(network)
     types = {}
     for root, members in groups.sets().items():
         if root in quantized:
@@ -83,7 +83,7 @@ def make_plan(network: Network, table: Mapping[str, TensorRange], scheme: Scheme
             types[root] = quantization_of(joined, options.is_asymmetric(members) and spread.isdisjoint(members))
     types = align_add_scales(network, precisions, groups, types)
     tensors = {
-        name_of(v): types[groups.find(name_of(v))] if name_of(v) in quantized else _float_type(v, made)
+        name_of(v): types[groups.find(name_of(v))] if name_of(v) in quantized else float_type(v, made)
         for v in network.values()
     }
     return QuantizationPlan(tensors, precisions, options.weight_method, results=dict(options.results))
@@ -141,19 +141,19 @@ def _maker(value: SSAValue) -> Operation | None:
     return owner if isinstance(owner, Operation) and owner.name not in STRUCTURAL else None
 
 
-def _float_type(value: SSAValue, made: Mapping[str, str]) -> TensorQuantization:
+def float_type(value: SSAValue, made: Mapping[str, str]) -> TensorQuantization:
     """The type of a value that is made as a float."""
     maker = _maker(value)
     return FLOAT32 if maker is None else FLOAT_TYPES[made[name_of(maker)]]
 
 
-def _read_with_zeros_between(network: Network) -> set[str]:
+def read_with_zeros_between(network: Network) -> set[str]:
     """Names of what convolutions put zeros between: the zeros are stored as 0, which must then be what stands for 0."""
     spread = [op for op in network.operations if op.name == "top.Conv" and any(attributes_of(op)["inserts"])]
     return {name_of(op.operands[0]) for op in spread}
 
 
-def _quantized_values(network: Network, precisions: Mapping[str, str], made: Mapping[str, str]) -> set[str]:
+def quantized_values(network: Network, precisions: Mapping[str, str], made: Mapping[str, str]) -> set[str]:
     """Names of the values that an INT8 operation reads, or makes as integers."""
     found = set()
     for op in network.operations:

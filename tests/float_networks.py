@@ -9,6 +9,7 @@ from xdsl.ir import SSAValue
 
 from tpu_deploy.ir import geometry
 from tpu_deploy.ir.network import Network, dtype_of, element_type, shape_of, tensor_type, uniform_of
+from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.numbers import BFLOAT16, rounded
 
 FLOATS = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": BFLOAT16}
@@ -47,6 +48,15 @@ class FloatMaker(Maker):
 
     def quantize(self, x) -> SSAValue:
         return self.op("tpu.Quantize", [x], self.quantized(shape_of(x)))
+
+    def quantize_channels(self, x) -> SSAValue:
+        """Each index of some axis by a scale of its own."""
+        shape, rng = shape_of(x), self.rng
+        axis = int(rng.integers(1, len(shape)))
+        dtype = rng.choice([np.int8, np.uint8])
+        zero = int(rng.integers(0, 100)) if rng.random() < 0.6 else 0
+        kind = UniformType.of(dtype, rng.uniform(0.005, 0.1, shape[axis]).tolist(), zero, axis)
+        return self.op("tpu.Quantize", [x], tensor_type(shape, kind))
 
     def dequantize(self, x) -> SSAValue:
         return self.op("tpu.Dequantize", [x], self.type(shape_of(x)))
@@ -196,6 +206,7 @@ EXACT: dict[str, Make] = {
     "dequantized_grouped": lambda m, x: m.add_grouped(m.quantize(x)),
     "dequantized_matmul": lambda m, x: m.matmul(m.quantize(x)),
     "quantize": lambda m, x: m.quantize(x),
+    "quantize_channels": lambda m, x: m.quantize_channels(x),
     "add": lambda m, x: m.binary("tpu.FloatAdd", x),
     "sub": lambda m, x: m.binary("tpu.FloatSub", x),
     "mul": lambda m, x: m.binary("tpu.FloatMul", x),

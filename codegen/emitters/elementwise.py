@@ -15,7 +15,7 @@ from tpu_deploy.codegen.emitters.epilogue import chained
 from tpu_deploy.codegen.emitters.flat import Tile, elementwise_variants
 from tpu_deploy.codegen.emitters.floating import ending
 from tpu_deploy.codegen.emitters.instructions import Constant, Local
-from tpu_deploy.codegen.emitters.operation import OperationView, Tensor
+from tpu_deploy.codegen.emitters.operation import OperationView
 from tpu_deploy.codegen.emitters.registry import emits
 from tpu_deploy.codegen.isa import ArithmeticOp
 from tpu_deploy.codegen.layout import aligned_bytes
@@ -53,9 +53,9 @@ class Assembly:
         return TileProgram(tuple(self.buffers), tuple(self.actions))
 
 
-def operand_shape(operand: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+def operand_shape(shape_of_operand: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape under which an operand is loaded: axes of h that are only partly broadcast, and c, are made whole."""
-    own = (1,) * (len(shape) - len(operand.shape)) + operand.shape
+    own = (1,) * (len(shape) - len(shape_of_operand)) + shape_of_operand
     axes = canonical_axes(len(shape))
     whole = list(own)
     for group in (axes[1], axes[2]):
@@ -82,7 +82,7 @@ def _constant_rows(array: Array, shape: tuple[int, ...], box: Box, chip: Chip) -
 def bring(tile: Assembly, op: OperationView, index: int, seen: tuple[int, ...], box: Box) -> Local:
     """Loads what a box of the result (seen under `seen`) needs of an operand, a constant or not."""
     operand = op.operands[index]
-    shape = seen if prod(operand.shape) == prod(seen) else operand_shape(operand, seen)
+    shape = seen if prod(operand.shape) == prod(seen) else operand_shape(operand.shape, seen)
     axes = canonical_axes(len(shape))
     part = _clamped(box, dims_of(shape, axes))
     local = tile.tensor(f"x{index}", part.dims, operand.dtype)
@@ -90,11 +90,23 @@ def bring(tile: Assembly, op: OperationView, index: int, seen: tuple[int, ...], 
         tile.actions.append(LoadOperand(index, shape, axes, part, local.buffer))
         return local
     array = operand.constant.reshape(shape) if operand.constant.size == prod(shape) else operand.constant
-    row = tile.buffers[-1].bytes
-    key = f"{op.result.name}:{operand.name}:{shape}:{part.start}:{part.stop}"
-    pack = partial(_constant_rows, array, shape, part, tile.chip)
-    tile.actions.append(LoadConstant(key, min(part.dims[1], tile.chip.lanes), row, local.buffer, pack))
+    tile.actions.append(_constant(f"{op.result.name}:{operand.name}", local, array, shape, part, tile.chip))
     return local
+
+
+def broadcast(name: str, array: Array, seen: tuple[int, ...], box: Box, chip: Chip) -> tuple[Local, LoadConstant]:
+    """The part of a constant array that a box of the result (seen under `seen`, its own shape) needs, and its load."""
+    shape = operand_shape(array.shape, seen)
+    part = _clamped(box, dims_of(shape, canonical_axes(len(shape))))
+    local = Local("constant", part.dims, array.dtype)
+    return local, _constant(name, local, array, shape, part, chip)
+
+
+def _constant(name: str, local: Local, array: Array, shape: tuple[int, ...], part: Box, chip: Chip) -> LoadConstant:
+    row = aligned_bytes(local.dims, local.dtype.itemsize, chip)
+    key = f"{name}:{shape}:{part.start}:{part.stop}"
+    pack = partial(_constant_rows, array, shape, part, chip)
+    return LoadConstant(key, min(part.dims[1], chip.lanes), row, local.buffer, pack)
 
 
 def _terms(

@@ -16,7 +16,10 @@ from tpu_deploy.ir.weights import Array
 
 @dataclass(frozen=True)
 class Tensor:
-    """Shape and storage type of a value; `constant` holds its elements when it is a weight."""
+    """Shape and storage type of a value; `constant` holds its elements when it is a weight.
+
+    `scales` are those of its channels, in a shape that broadcasts over it, where they have scales of their own.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -24,6 +27,7 @@ class Tensor:
     scale: float = 1.0
     zero_point: int = 0
     constant: Array | None = None
+    scales: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,11 @@ class OperationView:
 
 def _tensor(network: Network, value: SSAValue) -> Tensor:
     uniform = uniform_of(value)
-    scale, zero = (uniform.scale, uniform.zero_point) if uniform is not None else (1.0, 0)
-    return Tensor(name_of(value), shape_of(value), dtype_of(value), scale, zero, network.weight(value))
+    shape, constant = shape_of(value), network.weight(value)
+    if uniform is None:
+        return Tensor(name_of(value), shape, dtype_of(value), constant=constant)
+    scales = uniform.scales_over(len(shape)) if uniform.is_per_axis else None
+    return Tensor(name_of(value), shape, dtype_of(value), uniform.scale, uniform.zero_point, constant, scales)
 
 
 def view(network: Network, op: Operation) -> OperationView:

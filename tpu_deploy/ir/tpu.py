@@ -17,12 +17,14 @@ ROWS = (
     Row(
         "tpu.Quantize",
         ("input",),
-        meaning="y = sat(round_half_away(f32(x * f32(1 / scale))) + zy) for float x; scale, zy of the result type.",
+        meaning="y = sat(round_half_away(f32(x * f32(1 / scale))) + zy) for float x; scale, zy of the result type, "
+        "scale that of the channel where channels have their own.",
     ),
     Row(
         "tpu.Dequantize",
         ("input",),
-        meaning="y = f32(x - zx) * f32(scale), float32 and then rounded to F; scale, zx of the operand type.",
+        meaning="y = f32(x - zx) * f32(scale), float32 and then rounded to F; scale, zx of the operand type, "
+        "scale that of the channel where channels have their own.",
     ),
     Row(
         "tpu.Requantize",

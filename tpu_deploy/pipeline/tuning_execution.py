@@ -48,6 +48,7 @@ class Execution(Builder):
         self._executed: Operation | None = None
         self._feeds = len(feeds)
         self._last_reader = _last_readers(source)
+        self._taken_in: dict[str, list[str]] = {}
 
     def run(self) -> QuantizationPlan:
         """The plan with all weights chosen."""
@@ -95,10 +96,14 @@ class Execution(Builder):
             self._executed, op = op, op.next_op
 
     def _prolong(self, op: Operation) -> None:
-        """What an operation reads that its reader takes in lives as long as its result."""
-        later = self._last_reader[name_of(op)]
-        for name in _read(self.source, op):
-            self._last_reader[name] = max(self._last_reader[name], later)
+        """What an operation reads that its reader takes in lives as long as its result, through others taken in too."""
+        later, waiting = self._last_reader[name_of(op)], [name_of(op)]
+        self._taken_in[name_of(op)] = _read(self.source, op)
+        while waiting:
+            for name in self._taken_in[waiting.pop()]:
+                self._last_reader[name] = max(self._last_reader[name], later)
+                if name in self._taken_in:
+                    waiting.append(name)
 
     def _drop(self, index: int) -> None:
         alive = {name_of(form) for name, last in self._last_reader.items() if last > index for form in self.forms(name)}

@@ -51,6 +51,20 @@ def test_dequantize_rounds_once(evaluate, kind, seed):
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_channels_are_cast_by_scales_of_their_own(evaluate, axis):
+    rng = np.random.default_rng(axis)
+    x = rng.standard_normal((2, 5, 700)).astype(np.float32)
+    scales = rng.uniform(0.002, 0.1, x.shape[axis])
+    y = evaluate("tpu.Quantize", [(x, None)], x.shape, kind := UniformType.of(np.int8, scales.tolist(), 3, axis))
+    back = evaluate("tpu.Dequantize", [(y, kind)], x.shape)
+    for index, scale in enumerate(scales):
+        one = UniformType.of(np.int8, float(scale), 3)
+        mine = [np.ascontiguousarray(np.take(each, [index], axis)) for each in (x, y, back)]
+        assert np.array_equal(evaluate("tpu.Quantize", [(mine[0], None)], mine[0].shape, one), mine[1])
+        assert np.array_equal(evaluate("tpu.Dequantize", [(mine[1], one)], mine[1].shape), mine[2])
+
+
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(
     source=TYPES, result=TYPES, seed=st.integers(0, 2**16), rshift=st.integers(0, 50),

@@ -16,14 +16,16 @@ from tpu_deploy.runtime.reference.requantization import Requantizer
 @kernel("tpu.Quantize")
 def build_quantize(site: Site) -> Kernel:
     """Floats to stored integers."""
-    scale, zero = site.scale, site.zero_point
+    scales, zero = site.scales, site.zero_point
+    whole = np.broadcast_to(scales, site.shape)
 
     def run(operands: Sequence[Array]) -> Array:
         result = np.empty(site.shape, site.dtype)
 
         def piece(index: tuple[slice, ...]) -> None:
             with np.errstate(over="ignore"):
-                result[index] = numbers.quantize(numbers.widened(operands[0][index]), scale, zero, site.dtype)
+                reals, step = numbers.widened(operands[0][index]), scales if scales.size == 1 else whole[index]
+                result[index] = numbers.quantize(reals, step, zero, site.dtype)
 
         site.workers.for_each_piece(site.shape, piece)
         return result
@@ -34,8 +36,8 @@ def build_quantize(site: Site) -> Kernel:
 @kernel("tpu.Dequantize")
 def build_dequantize(site: Site) -> Kernel:
     """Stored integers to float32, then to the result's float type."""
-    scale, zero = site.operand_scale(0), site.operand_zero_point(0)
-    return lambda operands: numbers.rounded(numbers.dequantize(operands[0], scale, zero), site.dtype)
+    scales, zero = site.operand_scales(0), site.operand_zero_point(0)
+    return lambda operands: numbers.rounded(numbers.dequantize(operands[0], scales, zero), site.dtype)
 
 
 @kernel("tpu.Cast")

@@ -50,11 +50,11 @@ class Site:
         return dtype_of(self.op.results[0])
 
     @property
-    def scale(self) -> float:
-        """The scale of the quantized result."""
+    def scales(self) -> npt.NDArray[np.float64]:
+        """The scales of the quantized result, in a shape that broadcasts over it: one, or one a channel."""
         kind = uniform_of(self.op.results[0])
         assert kind is not None, f"{self.name} is not quantized"
-        return kind.scale
+        return kind.scales_over(len(self.shape))
 
     @cached_property
     def zero_point(self) -> int:
@@ -70,11 +70,11 @@ class Site:
         """What memory holds for an operand."""
         return dtype_of(self.op.operands[index])
 
-    def operand_scale(self, index: int) -> float:
-        """The scale of a quantized operand."""
+    def operand_scales(self, index: int) -> npt.NDArray[np.float64]:
+        """The scales of a quantized operand, as `scales`."""
         kind = uniform_of(self.op.operands[index])
         assert kind is not None, f"an operand of {self.name} is not quantized"
-        return kind.scale
+        return kind.scales_over(len(self.operand_shape(index)))
 
     def operand_zero_point(self, index: int) -> int:
         """The zero point of an operand, 0 for a weight or a float."""
