@@ -1,147 +1,166 @@
-"""Accuracy of a classifier in INT8 beside float32, for every method and `auto`, on pictures and labels of an .npz.
+"""Accuracy of INT8 quantization: every method of ours and `auto` beside other tools, on the same samples, in one run.
 
-    python benchmarks/accuracy.py MODEL.onnx --calibration CALIB.npz --test TEST.npz --mean 124 --scale 0.017
-    python benchmarks/accuracy.py                       # the packaged demo network and images
+    python benchmarks/accuracy.py                                         # the packaged demo network
+    python benchmarks/accuracy.py --tasks FILE.py NAME NAME=100 ...       # own tasks, =N: so many calibration samples
+                                  [--tpu-mlir BIN] [--nncf PYTHON] [--aimet PYTHON]
+                                  [--only TOOL[/SETTING] ...] [--from RESULTS.json] [--json FILE] [--markdown FILE]
 
-Pictures are uint8 (N, H, W, C) or (N, C, H, W), named by --calibration-array and --test-array (`x`); they become
-`(pixel - mean) * scale`. Labels are integers (N,) or, where several classes count, (N, K) filled up with -1, named by
---labels (`y`). The integer reference computes what the chip does, bit for bit. Printed are the share of right answers,
-the share of answers equal to the float network's with its standard error, and the ratio of signal to noise of the
-outputs in dB, pooled and as the mean over the samples.
+FILE.py is a Python file whose `TASKS` maps names to objects with the few attributes and methods of `Task` in
+benchmarks/accuracy_tasks.py: a model, calibration samples, test samples, labels and a score. All tools get the same
+calibration samples, in the same order, and none sees a test sample before it is done.
+
+onnxruntime.quantization is always measured, the others where they are named: BIN is the folder of TPU-MLIR's commands,
+with its python beside them; PYTHON is the python of an environment with `nncf` and onnxruntime, or with `aimet-onnx`.
+Each runs as a process of its own (benchmarks/quantizers/), and one that fails gives a row saying why.
+
+Printed are the share of answers that are the float network's, the ratio of signal to noise of the outputs over all test
+samples, the score and its change from float, with standard errors; and time and memory of the quantization (single
+runs: compare within a run on a quiet machine). What computes: ours the integer reference, bit for bit as the chip;
+TPU-MLIR its interpreter of the quantized network, in integers too; onnxruntime and NNCF onnxruntime; AIMET its
+simulation in floats. `--from` takes over the rows of an earlier run, so that only some need to be measured again.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
+from accuracy_figures import Answers, answers, compare
+from accuracy_table import Measured, Results, Row, headline, line, markdown, read_results
+from accuracy_tasks import DEMO, Array, Feed, Task, read_tasks
+from quantizers.job import save_samples
 
-import tpu_deploy
-import tpu_deploy.demo as packaged
-from tpu_deploy.lowering.to_tpu import lower_to_tpu
-from tpu_deploy.pipeline.source import Source, canonical_network
-from tpu_deploy.pipeline.tables import statistics_path
-from tpu_deploy.pipeline.tuned_tables import AUTO, CHOICES, plan_path
-from tpu_deploy.quant import QuantizationPlan, make_plan
-from tpu_deploy.runtime.reference import Reference
+from tpu_deploy.pipeline.tuned_tables import CHOICES
 
-Array = npt.NDArray[Any]
+QUANTIZERS = Path(__file__).parent / "quantizers"
 
 
 @dataclass(frozen=True)
-class Task:
-    """A model, its calibration and test inputs (N, ...) float32, and the classes that count as right, (N, K)."""
+class Tool:
+    """Something that quantizes: its name, the interpreter that has it, our script for it, and the script's settings."""
 
-    model: Path
-    calibration: Array
-    test: Array
-    labels: Array
-
-
-def numbers(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
+    name: str
+    python: Path | None
+    script: str
+    settings: tuple[str, ...]
 
 
-def inputs(path: Path, array: str, mean: list[float], scale: list[float]) -> Array:
-    pictures = np.load(path)[array]
-    if pictures.ndim == 4 and pictures.shape[1] not in (1, 3):
-        pictures = pictures.transpose(0, 3, 1, 2)
-    shape = (1, -1, *[1] * (pictures.ndim - 2))
-    constants = (np.array(each, np.float32).reshape(shape) for each in (mean, scale))
-    return np.ascontiguousarray((pictures.astype(np.float32) - next(constants)) * next(constants))
+def tools(given: argparse.Namespace) -> list[Tool]:
+    """All tools; those that are not there have no interpreter."""
+    own = Path(sys.executable)
+    commands: Path | None = given.tpu_mlir
+    return [
+        Tool("tpu_deploy", own, "with_tpu_deploy.py", CHOICES),
+        Tool(
+            "TPU-MLIR",
+            commands and commands / "python",
+            "with_tpu_mlir.py",
+            ("kl (default)", "max", "mse", "percentile9999", "search_threshold"),
+        ),
+        Tool(
+            "onnxruntime",
+            own,
+            "with_onnxruntime.py",
+            ("S8 MinMax", "S8 Percentile", "U8 MinMax", "U8 Percentile"),
+        ),
+        Tool(
+            "NNCF",
+            given.nncf,
+            "with_nncf.py",
+            ("mixed", "mixed, full bias correction", "mixed, no bias correction", "performance"),
+        ),
+        Tool("AIMET", given.aimet, "with_aimet.py", ("min_max", "tf_enhanced", "CLE, tf_enhanced")),
+    ]
 
 
-def task_of(given: argparse.Namespace) -> Task:
-    if given.model is None:
-        test, labels = packaged.test_images()
-        calibration = np.concatenate([feed[packaged.INPUT_NAME] for feed in packaged.calibration_samples()])
-        return Task(packaged.demo_model_path(), calibration, test, labels.reshape(-1, 1))
-    calibration = inputs(given.calibration, given.calibration_array, given.mean, given.scale)[: given.samples]
-    test = inputs(given.test, given.test_array, given.mean, given.scale)
-    return Task(given.model, calibration, test, np.load(given.test)[given.labels].reshape(len(test), -1))
+def chosen(available: list[Tool], only: list[str] | None) -> list[tuple[Tool, str]]:
+    """The tools that are there, in the settings asked for."""
+    present = [(tool, setting) for tool in available if tool.python is not None for setting in tool.settings]
+    if only is None:
+        return present
+    known = {name for tool, setting in present for name in (tool.name, f"{tool.name}/{setting}")}
+    for name in only:
+        if name not in known:
+            sys.exit(f"--only {name}: is not there; known are {', '.join(sorted(known))}")
+    return [(tool, setting) for tool, setting in present if {tool.name, f"{tool.name}/{setting}"} & set(only)]
 
 
-def float_outputs(task: Task) -> Array:
-    session = onnxruntime.InferenceSession(str(task.model), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: task.test[k : k + 1]})[0] for k in range(len(task.test))])
+def float_answers(task: Task, test: list[Feed]) -> Answers:
+    session = onnxruntime.InferenceSession(task.model_path, providers=["CPUExecutionProvider"])
+    outputs = zip(*(session.run(None, feed) for feed in test), strict=True)
+    return answers(task, [np.stack(rows) for rows in outputs])
 
 
-def integer_outputs(reference: Reference, name: str, test: Array, batch: int) -> Array:
-    """What the reference makes of all test inputs, in batches of the one its network was made for."""
-    found = []
-    for start in range(0, len(test), batch):
-        part = test[start : start + batch]
-        filled = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])
-        outputs = reference.run({name: filled})
-        found.append(next(iter(outputs.values()))[: len(part)])
-    return np.concatenate(found)
+def measure(name: str, task: Task, floats: Answers, tool: Tool, setting: str, samples: Path) -> Row:
+    """The row of a tool in a setting on a task."""
+    target = samples.with_name("outputs.npz")
+    target.unlink(missing_ok=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    command = [tool.python, QUANTIZERS / tool.script, task.model_path, samples, setting, target]
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+    if done.returncode or not target.exists():
+        printed = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+        return Row(name, tool.name, setting, failure=" ".join(printed[-1].split()))
+    with np.load(target) as found:
+        outputs: list[Array] = [found[f"output.{number}"] for number in range(len(floats.outputs))]
+        costs = float(found["seconds"]), float(found["cpu_seconds"]), int(found["peak"])
+        version = str(found["version"])
+    return Row(name, tool.name, setting, version, compare(answers(task, outputs), floats), *costs)
 
 
-def signal_to_noise(wanted: Array, found: Array) -> tuple[float, float]:
-    """In dB: total signal over total noise, and the mean over the samples."""
-    axes = tuple(range(1, wanted.ndim))
-    signal = np.square(wanted, dtype=np.float64).sum(axes)
-    noise = np.maximum(np.square(wanted - found, dtype=np.float64).sum(axes), 1e-30)
-    return float(10 * np.log10(signal.sum() / noise.sum())), float(np.mean(10 * np.log10(signal / noise)))
+def wanted(given: argparse.Namespace) -> Mapping[str, tuple[Task, int | None]]:
+    """The tasks asked for, and how many calibration samples each shall take (None: all)."""
+    tasks = DEMO if given.tasks is None else read_tasks(given.tasks)
+    found: dict[str, tuple[Task, int | None]] = {}
+    for text in given.names or tasks:
+        name, _, count = text.partition("=")
+        if name not in tasks or not (count or "1").isdecimal():
+            sys.exit(f"{text}: is none of {', '.join(tasks)}, or what follows = is no number")
+        found[name] = tasks[name], int(count) if count else None
+    return found
 
 
-def right(outputs: Array, labels: Array) -> Array:
-    """Which samples' largest output is one of their classes."""
-    answers = outputs.reshape(len(outputs), -1).argmax(1)
-    return np.asarray((labels == answers[:, None]).any(1))
-
-
-def report(method: str, found: Array, floats: Array, labels: Array) -> None:
-    same = found.reshape(len(found), -1).argmax(1) == floats.reshape(len(floats), -1).argmax(1)
-    share, error = same.mean(), float(np.sqrt(same.mean() * (1 - same.mean()) / len(same)))
-    pooled, mean = signal_to_noise(floats, found)
-    print(
-        f"{method:12} {right(found, labels).mean():8.2%} right, {share:8.2%} ± {error:.2%} as float, "
-        f"{pooled:5.1f} dB pooled, {mean:5.1f} dB a sample",
-        flush=True,
-    )
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME[=COUNT]", help="tasks (default: all of the file)")
+    parser.add_argument("--tasks", type=Path, metavar="FILE.py")
+    parser.add_argument("--tpu-mlir", type=Path, metavar="BIN", help="the folder of TPU-MLIR's commands")
+    parser.add_argument("--nncf", type=Path, metavar="PYTHON", help="an interpreter with NNCF")
+    parser.add_argument("--aimet", type=Path, metavar="PYTHON", help="an interpreter with AIMET")
+    parser.add_argument("--only", nargs="+", metavar="TOOL[/SETTING]", help="measure nothing else")
+    parser.add_argument("--from", dest="earlier", type=Path, metavar="RESULTS.json", help="rows to begin with")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="written after every row")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="written after every row")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL.onnx")
-    parser.add_argument("--calibration", type=Path, metavar="CALIB.npz")
-    parser.add_argument("--calibration-array", default="x")
-    parser.add_argument("--test", type=Path, metavar="TEST.npz")
-    parser.add_argument("--test-array", default="x")
-    parser.add_argument("--labels", default="y")
-    parser.add_argument("--mean", type=numbers, default=[0.0])
-    parser.add_argument("--scale", type=numbers, default=[1.0])
-    parser.add_argument("--samples", type=int, default=100, help="calibration samples")
-    parser.add_argument("--methods", nargs="+", default=list(CHOICES), choices=CHOICES)
-    parser.add_argument("--batch", type=int, default=8, help="samples the reference takes at once")
-    given = parser.parse_args()
-    if given.model is not None and (given.calibration is None or given.test is None):
-        parser.error("a model needs --calibration and --test")
-    task = task_of(given)
-    floats = float_outputs(task)
-    name = onnxruntime.InferenceSession(task.model).get_inputs()[0].name
-    network = canonical_network(Source.of(task.model), {name: (given.batch, *task.test.shape[1:])})
-    print(f"{task.model.name}: {len(task.test)} samples, float {right(floats, task.labels).mean():.2%}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "table"
-        feeds = ({name: sample[None]} for sample in task.calibration)
-        tpu_deploy.calibrate(task.model, feeds, output=path)
-        for method in given.methods:
-            if method == AUTO:
-                tuning = ({name: sample[None]} for sample in task.calibration)
-                tpu_deploy.calibrate(task.model, tuning, method=AUTO, output=path)
-                plan = QuantizationPlan.load(plan_path(path))
-            else:
-                table = tpu_deploy.calibrate(task.model, statistics=statistics_path(path), method=method)
-                plan = make_plan(network, table)
-            reference = Reference(lower_to_tpu(network, plan))
-            report(method, integer_outputs(reference, name, task.test, given.batch), floats, task.labels)
+    given = parsed()
+    measured = chosen(tools(given), given.only)
+    results = read_results(given.earlier) if given.earlier else Results({}, [])
+    for name, (task, count) in wanted(given).items():
+        calibration, test = list(task.calibration(count)), list(task.test(1))
+        floats = float_answers(task, test)
+        results.begin(name, Measured(len(test), len(calibration), task.metric_name, floats.scored()))
+        print(headline(name, results.tasks[name]), flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            samples = Path(folder) / "samples.npz"
+            save_samples(samples, calibration, test)
+            del calibration, test
+            for tool, setting in measured:
+                row = measure(name, task, floats, tool, setting, samples)
+                print(line(row), flush=True)
+                results.add(row)
+                if given.json:
+                    results.write_json(given.json)
+                if given.markdown:
+                    given.markdown.write_text(markdown(results))
 
 
 if __name__ == "__main__":
