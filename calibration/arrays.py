@@ -23,6 +23,13 @@ UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.
 """What numpy and zipfile raise for files that are no arrays, or only part of one."""
 
 
+def why_unreadable(error: Exception) -> str:
+    """What one of UNREADABLE says, in the words of the user."""
+    if "pickle" in str(error):  # numpy takes whatever it does not know for Python objects
+        return "it holds no arrays"
+    return getattr(error, "strerror", None) or str(error)
+
+
 @dataclass(frozen=True)
 class StoredArray:
     """An array whose elements are still in `stream`, in C order unless `fortran`."""

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from tpu_deploy.calibration.arrays import why_unreadable
 from tpu_deploy.calibration.feeds import Array, Feed
 from tpu_deploy.calibration.statistics import Statistics, merge
 from tpu_deploy.calibration.table import tool_version
@@ -96,7 +97,9 @@ class PartialStatistics:
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file; write it with --shard") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: is no part of a calibration ({error}); write it with --shard") from error
+            raise BadInput(
+                f"{path}: is no part of a calibration ({why_unreadable(error)}); write it with --shard"
+            ) from error
 
     @classmethod
     def _of(cls, arrays: Mapping[str, Array], path: str) -> "PartialStatistics":

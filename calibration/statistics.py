@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from tpu_deploy.calibration.arrays import why_unreadable
 from tpu_deploy.calibration.channels import ChannelStatistics, merged, packed, unpacked
 from tpu_deploy.calibration.extremes import SampleExtremes
 from tpu_deploy.calibration.histogram import BINS, Counts, coarsened
@@ -69,7 +70,7 @@ class Statistics:
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file; calibrate first") from None
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: is not a statistics file ({error}); calibrate again") from error
+            raise BadInput(f"{path}: is not a statistics file ({why_unreadable(error)}); calibrate again") from error
 
     def to_arrays(self) -> dict[str, Array]:
         """The statistics as arrays by name, the names of tensors and such in a header of JSON."""

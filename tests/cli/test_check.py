@@ -121,3 +121,22 @@ def test_pytest_has_the_option_that_renews_baselines(pytestconfig: pytest.Config
 
 def test_check_is_a_function_too(kept: tuple[str, str]) -> None:
     assert not tpu_deploy.check(*kept).worse
+
+
+def test_a_report_is_not_lost_to_its_own_baseline(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    report, before = Path(kept[0]), Path(kept[0]).read_bytes()
+    for given in (report, report.parent):
+        assert run(["check", str(given), "--baseline", str(report), "--update"]) == 2
+        assert "is a file that is read" in capsys.readouterr().err
+    assert report.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown"])
+def test_a_verdict_that_cannot_be_written_leaves_the_baseline_as_it_was(
+    kept: tuple[str, str], tmp_path: Path, capsys: Any, option: str
+) -> None:
+    report, before = written(tmp_path, "new.json", record(row("a", 10.0))), Path(kept[1]).read_bytes()
+    for target, told in ((tmp_path / "missing" / "file", "is no folder"), (report, "is a file that is read")):
+        assert run(["check", report, "--baseline", kept[1], "--update", option, str(target)]) == 2
+        assert told in capsys.readouterr().err
+    assert Path(kept[1]).read_bytes() == before

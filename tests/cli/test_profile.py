@@ -55,7 +55,7 @@ def test_a_place_that_cannot_be_written_is_named(
 
 def test_the_bmodel_itself_is_not_written_over(folder: Path, refused: Refused) -> None:
     shutil.copy("model.bmodel", "m.bmodel")
-    assert "is the bmodel itself" in refused("profile", "m.bmodel", "--csv", "./m.bmodel")
+    assert "is a file that is read" in refused("profile", "m.bmodel", "--csv", "./m.bmodel")
 
 
 def test_deploy_ends_with_where_the_time_goes(folder: Path, command: Command) -> None:

@@ -181,7 +181,7 @@ def run(
     from tpu_deploy.cli import arrays
     from tpu_deploy.pipeline.options import writable_file
 
-    target = writable_file(output, "-o")
+    target = writable_file(output, "-o", bmodel, inputs)
     with tpu_deploy.load(bmodel, on=on, net=net, stage=stage) as session:
         results = session.run(arrays.read(inputs), dequantize=not raw)
     arrays.write(target, results)

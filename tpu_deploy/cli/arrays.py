@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
+from tpu_deploy.calibration.arrays import why_unreadable
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 
@@ -27,7 +28,9 @@ def read(path: str) -> dict[str, Array]:
         with archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInput(f"--inputs {path}: is not a readable .npz file ({error}); save it again") from error
+        raise BadInput(
+            f"--inputs {path}: is not a readable .npz file ({why_unreadable(error)}); save it again"
+        ) from error
 
 
 def write(path: Path, arrays: dict[str, Array]) -> None:

@@ -28,8 +28,12 @@ def check(
     """Hold a report against a baseline; fail, naming every layer that got worse and why."""
     import tpu_deploy
     from tpu_deploy.files import replacing
+    from tpu_deploy.pipeline.options import writable_file
     from tpu_deploy.reports import regression_text
 
+    for option, path in (("--junit", junit), ("--markdown", markdown)):
+        if path is not None:
+            writable_file(path, option, report, baseline, tolerances, metrics)
     found = tpu_deploy.check(report, baseline, tolerances, update, metrics)
     if junit is not None:
         with replacing(junit) as stream:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from tpu_deploy.cli import options
-from tpu_deploy.errors import BadInput
 
 
 def profile(
@@ -27,11 +26,8 @@ def profile(
     from tpu_deploy.reports import profile_page, profile_record, profile_text
 
     asked = (("--html", html), ("--json", as_json), ("--csv", as_csv))
-    targets = {option: writable_file(path, option) for option, path in asked if path is not None}
+    targets = {option: writable_file(path, option, bmodel) for option, path in asked if path is not None}
     found = tpu_deploy.profile(bmodel)
-    for option, target in targets.items():
-        if target.exists() and target.samefile(bmodel):
-            raise BadInput(f"{option} {target}: is the bmodel itself; give another file name to write to")
     contents = {
         "--html": lambda: profile_page.render(found),
         "--json": lambda: json.dumps(profile_record.record(found), indent=1, allow_nan=False) + "\n",

@@ -52,7 +52,8 @@ class Terminal:
         for line in self._notes:
             print(line, file=sys.stderr)
         if self._last is not None:
-            print(f"{self._done} {self._last[0]} samples, {self._last[1]:.1f} images/s", file=sys.stderr)
+            count = f"{self._last[0]} sample{'s' if self._last[0] != 1 else ''}"
+            print(f"{self._done} {count}, {self._last[1]:.1f} images/s", file=sys.stderr)
 
 
 def _bar() -> Progress:

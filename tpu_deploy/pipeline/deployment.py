@@ -144,7 +144,7 @@ def deploy(
         source=Source.of(model),
         chip=chip_named(chip).name,
         precision=precision,
-        output=writable_file(output, "-o"),
+        output=writable_file(output, "-o", model, calibration, data, qtable, inputs, kernel_module),
         qtable=QuantizeTable.read(qtable) if isinstance(qtable, str | os.PathLike) else qtable,
         calibration=Path(calibration) if isinstance(calibration, str | os.PathLike) else calibration,
         data=data,

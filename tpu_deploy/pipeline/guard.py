@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tpu_deploy.errors import BadInput
+from tpu_deploy.pipeline.options import writable_file
 from tpu_deploy.reports import baseline as baselines
 from tpu_deploy.reports import tolerances as tolerance_files
 from tpu_deploy.reports.baseline import Baseline
@@ -38,6 +39,7 @@ def check(
     if not now.layers:
         raise BadInput(f"{report}: was made without verification, it tells of no layer; deploy without --no-verify")
     if update:
+        writable_file(target, "--baseline", report, Path(report, "report.json"), metrics, tolerances)
         baselines.write(target, now)
         return compare(now, now, allowed)
     if not target.exists():

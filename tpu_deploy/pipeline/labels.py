@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tpu_deploy.calibration import Preprocessing, Samples, open_samples
-from tpu_deploy.calibration.arrays import LABELS, UNREADABLE, StoredArray
+from tpu_deploy.calibration.arrays import LABELS, UNREADABLE, StoredArray, why_unreadable
 from tpu_deploy.calibration.feeds import Feed, InputSpec
 from tpu_deploy.errors import BadInput
 from tpu_deploy.pipeline.samples import Data
@@ -136,7 +136,7 @@ def _array(path: Path) -> Array:
             array: Array = held[LABELS]
             return array
     except UNREADABLE as error:
-        raise BadInput(f"--labels {path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise BadInput(f"--labels {path}: cannot be read ({why_unreadable(error)})") from error
 
 
 def _from_csv(path: Path, samples: Samples) -> list[Array]:

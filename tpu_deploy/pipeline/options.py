@@ -53,11 +53,17 @@ def choice(option: str, given: str, known: Sequence[str]) -> str:
     raise BadInput(f"{option} {given}: is unknown; did you mean {near[0]}? known: {', '.join(known)}")
 
 
-def writable_file(path: str | os.PathLike[str], option: str) -> Path:
-    """`path`, if a file can be written there, judged before any work is done. Raises BadInput."""
+def writable_file(path: str | os.PathLike[str], option: str, *given: object) -> Path:
+    """`path`, if a file can be written there, judged before any work is done. Raises BadInput.
+
+    It is none of the files among `given`, all that the command reads: nobody loses a model to a wrong `-o`.
+    """
     target = Path(path)
     if target.is_dir():
         raise BadInput(f"{option} {target}: is a folder; give a file name to write to")
+    for each in given:
+        if isinstance(each, str | os.PathLike) and target.exists() and Path(each).exists() and target.samefile(each):
+            raise BadInput(f"{option} {target}: is a file that is read; give another name to write to")
     _check_folder(target.parent, option, target)
     return target
 

@@ -42,7 +42,7 @@ def calibrate_shard(
     `calibrate` does.
     """
     part = shard if isinstance(shard, Shard) else Shard.parse(shard)
-    target = None if output is None else writable_file(output, "-o")
+    target = None if output is None else writable_file(output, "-o", model, data)
     source = Source.of(model)
     progress.stage("Import the ONNX model")
     network = canonical_network(source, settled_shapes(source, input_shapes, batch_size, progress))
@@ -78,7 +78,7 @@ def merge_shards(
     is missing, comes twice, or was made with another model, shape, version or other samples.
     """
     method = choice("--method", method, tuple(METHODS))
-    target = None if output is None else writable_file(output, "-o")
+    target = None if output is None else writable_file(output, "-o", *parts)
     if not parts:
         raise BadInput("--merge: give the files written with --shard")
     loaded: dict[str, PartialStatistics] = {}

@@ -111,11 +111,21 @@ class Source:
         }
 
 
+def check_batch(size: int) -> None:
+    """Raises BadInput for a batch without a sample."""
+    if size < 1:
+        raise BadInput(f"--batch-size {size}: must be at least 1")
+
+
 def settled_shapes(source: Source, given: InputShapes | None, batch: int, progress: Progress) -> InputShapes:
-    """`given` completed as `Source.shapes_for_batch` does it, which is told to `progress`."""
-    for name, sizes in source.open_batches(given).items():
-        example = ",".join(map(str, (batch + 3, *sizes)))
-        progress.note(f"{name}: the model leaves the batch open, {batch} is taken (--input-shape {name}={example})")
+    """`given` completed as `Source.shapes_for_batch` does it; that 1 is taken where nobody chose is told to `progress`.
+
+    Raises BadInput for a batch of less.
+    """
+    check_batch(batch)
+    for name, sizes in source.open_batches(given).items() if batch == 1 else ():
+        example = ",".join(map(str, (4, *sizes)))
+        progress.note(f"{name}: the model leaves the batch open, 1 is taken (--input-shape {name}={example})")
     return source.shapes_for_batch(given, batch)
 
 

@@ -34,7 +34,7 @@ from tpu_deploy.pipeline.samples import (
     samples_path,
 )
 from tpu_deploy.pipeline.schedules import compiled
-from tpu_deploy.pipeline.source import InputShapes, Source, check_operations, input_specs, settled_shapes
+from tpu_deploy.pipeline.source import InputShapes, Source, check_batch, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, advised, check_table, collect, read_table
 from tpu_deploy.pipeline.tuned_tables import AUTO, plan_path, tuned
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
@@ -123,6 +123,7 @@ def import_model(build: Build) -> None:
     """Import the ONNX model."""
     if build.request.calibration is not None:
         _ = build.request.source.hashing
+    check_batch(build.request.batch_size)
     shapes = settled_shapes(build.request.source, build.request.input_shapes, 1, build.request.progress)
     build.top = build.request.source.network(shapes, build.request.chip)
     _dump(build, "1_top", build.top)

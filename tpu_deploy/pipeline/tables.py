@@ -75,7 +75,7 @@ def calibrate(
 
     method = choice("--method", method, CHOICES)
     tried = passes_of(method, passes, without, symmetric)
-    target = None if output is None else writable_file(output, "-o")
+    target = None if output is None else _writable_table(output, model, data)
     source = Source.of(model)
     if (data is None) == (statistics is None):
         raise BadInput("give either calibration data or the statistics of an earlier pass (--data or --statistics)")
@@ -166,6 +166,14 @@ def _earlier_samples(
     if not beside.exists():
         return []
     return kept(beside, input_specs(canonical_network(source, source.shapes_for_batch(input_shapes, 1))))
+
+
+def _writable_table(output: str | os.PathLike[str], *given: object) -> Path:
+    """The path of a table that can be written with all that lies beside it. Raises BadInput."""
+    target = writable_file(output, "-o", *given)
+    for beside in (statistics_path(target), samples_path(target)):
+        writable_file(beside, "-o", *given)
+    return target
 
 
 def write_table(table: CalibrationTable, statistics: Statistics, target: Path, names: Mapping[str, str] | None) -> None:
