@@ -83,7 +83,7 @@ class TopK(Metric):
             raise BadInput(f"--metric {self.name}: the network has only {len(scores)} classes")
         best = np.argsort(-scores, axis=0, kind="stable")[: self._k]
         if scores.ndim == 1:
-            return (float(np.isin(best, label).any()),)
+            return (float(np.isin(best, _classes(label, len(scores))).any()),)
         if label.size != scores[0].size:
             raise BadInput(f"labels: a sample has {label.size}, but the network answers at {scores[0].size} positions")
         return (float((best == label.reshape(scores.shape[1:])).any(axis=0).mean()),)
@@ -155,7 +155,7 @@ class OwnFunction(Metric):
         """What the function returns. Raises BadInput when it raises or returns no finite number."""
         try:
             value = float(self._function(outputs, label))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadInput(f"--metric {self.name}: raised {type(error).__name__}: {error}{_where(error)}") from error
         if not math.isfinite(value):
             raise BadInput(f"--metric {self.name}: returned {value}; it must return a finite number for every sample")
@@ -195,6 +195,19 @@ def by_class(values: Array) -> Array:
     classes = moved.shape[1]
     scores = np.moveaxis(moved, 1, 0).reshape(classes, -1)
     return scores[:, 0] if scores.shape[1] == 1 else scores
+
+
+def _classes(label: Array, count: int) -> Array:
+    """The classes that are right for a sample: one, or several filled up with -1. Raises BadInput for anything else."""
+    flat = label.reshape(-1)
+    named = flat[flat != -1]
+    wrong = named[(named < 0) | (named >= count) | (named != np.floor(named))]
+    if wrong.size or not named.size:
+        what = f"{wrong[0]} is no class" if wrong.size else "a sample has no class"
+        raise BadInput(f"labels: {what}; the network has {count}, 0 to {count - 1} (-1 fills up where one has fewer)")
+    if len(np.unique(named)) < len(named):
+        raise BadInput(f"labels: {label.tolist()} names a class twice; give numbers of classes, not a 1 in their place")
+    return named
 
 
 def mean(values: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -110,3 +110,27 @@ def test_the_users_function_sees_outputs_and_label() -> None:
     metric = own(lambda outputs, label: outputs["y"].sum() - label)
     rows = [metric.row({"y": np.array([[1.0, 2.0]])}, np.array(value), {}) for value in (1, 3)]
     assert metric.score(rows) == Score("m:f", 1.0, 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        (3, "3 is no class; the network has 3, 0 to 2"),
+        (-100, "-100 is no class"),
+        (0.5, "0.5 is no class"),
+        ([-1, -1], "a sample has no class"),
+        ([0, 0, 1], r"\[0, 0, 1\] names a class twice; give numbers of classes"),
+    ],
+)
+def test_labels_that_can_never_be_right_are_refused(label: Any, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        score("topk", [np.array([[0.1, 0.7, 0.2]])], [label])
+
+
+def test_a_function_that_wants_to_end_the_program_is_refused_by_name() -> None:
+    def leaves(outputs: Any, label: Any) -> float:
+        raise SystemExit(3)
+
+    metric = metric_named("own:leaves", lambda module, function: leaves)
+    with pytest.raises(BadInput, match="--metric own:leaves: raised SystemExit: 3"):
+        metric.row({"y": np.zeros((1, 3))}, None, {})

@@ -26,7 +26,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="METRIC",
-            help="topk, top5, agreement, psnr, sqnr or my_module:score; repeatable.  [default: what can be told]",
+            help="topk, top5, agreement, psnr, sqnr or my_module:score, called with ({output: array}, label) of each "
+            "sample; repeatable.  [default: what can be told]",
         ),
     ] = None,
     labels: Annotated[
