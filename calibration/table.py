@@ -23,8 +23,8 @@ from tpu_deploy.files import replacing
 FOREIGN_SECTIONS = ("#int4_th", "#fp8_th", "#weight_scale", "#asym_op_name")
 """What opens a second list of tensors in TPU-MLIR's tables: thresholds of other precisions, which end ours."""
 
-HEADER = ("quantization threshold calculation method", "sample number", "model", "tpu_deploy version")
-"""What the comment lines tell, in order; the first two are TPU-MLIR's."""
+HEADER = ("quantization threshold calculation method", "sample number", "model", "tpu_deploy version", "plan")
+"""What the comment lines tell, in order; the first two are TPU-MLIR's, the last is there where a plan was tuned."""
 
 FEWEST_KNOWN = 0.5
 """A table that lacks more than this part of a model's tensors is taken for another model's."""
@@ -55,6 +55,10 @@ class CalibrationTable(Mapping[str, Threshold]):
     """What there is to say of the samples; not in the text."""
     statistics: Statistics | None = field(default=None, compare=False, repr=False)
     """What the thresholds were found from, for whoever tries others; not in the text."""
+    plan_hash: str = ""
+    """What tells the plan that was tuned with the table from others."""
+    plan: Any = field(default=None, compare=False, repr=False)
+    """That plan, for whoever plans; not in the text."""
 
     @classmethod
     def of(cls, statistics: Statistics, method: str = "mse", **options: Any) -> "CalibrationTable":
@@ -95,8 +99,10 @@ class CalibrationTable(Mapping[str, Threshold]):
     def text(self, name_of: Mapping[str, str] | None = None) -> str:
         """The file's content, with `name_of[name]` for the names it has. Raises BadInput for a name of blanks."""
         lines = io.StringIO()
-        for key, value in zip(HEADER, (self.method, self.samples, self.model_hash, self.tool_version), strict=True):
-            lines.write(f"# {key}: {value}\n")
+        told = self.method, self.samples, self.model_hash, self.tool_version, self.plan_hash
+        for key, value in zip(HEADER, told, strict=True):
+            if key != "plan" or value:
+                lines.write(f"# {key}: {value}\n")
         lines.write("###\n# op_name    threshold    min    max\n")
         for name, entry in self.entries.items():
             written = (name_of or {}).get(name, name)
@@ -146,9 +152,9 @@ class CalibrationTable(Mapping[str, Threshold]):
             raise BadInput(f"{path}: holds no thresholds; give a calibration table")
         if known and not any(name in known for name in entries):
             raise BadInput(f"{path}: belongs to another model: it has none of this one's tensors; calibrate this model")
-        method, samples, model, version = (header.get(key, "") for key in HEADER)
+        method, samples, model, version, plan = (header.get(key, "") for key in HEADER)
         count = int(samples) if samples.isdecimal() else 0
-        return cls(entries, method, count, model, version, str(path))
+        return cls(entries, method, count, model, version, str(path), plan_hash=plan)
 
 
 def _entry(line: str, where: str) -> tuple[str, Threshold]:

@@ -9,9 +9,9 @@ from job import Feed, Quantized, serve
 
 import tpu_deploy
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
+from tpu_deploy.pipeline.plans import plan_of
 from tpu_deploy.pipeline.source import Source, canonical_network
-from tpu_deploy.pipeline.tuned_tables import AUTO, plan_path
-from tpu_deploy.quant import QuantizationPlan, make_plan
+from tpu_deploy.quant import Scheme
 from tpu_deploy.runtime.reference import Reference
 from tpu_deploy.runtime.reference.workers import available_threads
 
@@ -19,10 +19,8 @@ from tpu_deploy.runtime.reference.workers import available_threads
 def quantize(model: Path, feeds: list[Feed], setting: str, folder: Path) -> Quantized:
     source = Source.of(model)
     network = canonical_network(source, source.shapes_for_batch(None, 1))
-    path = folder / "table"
-    table = tpu_deploy.calibrate(model, feeds, method=setting, output=path)
-    plan = QuantizationPlan.load(plan_path(path)) if setting == AUTO else make_plan(network, table)
-    reference = Reference(lower_to_tpu(network, plan), threads=1)
+    table = tpu_deploy.calibrate(model, feeds, method=setting)
+    reference = Reference(lower_to_tpu(network, plan_of(network, table, Scheme())), threads=1)
     reference.load()
     return Quantized(lambda feed: list(reference.run(feed).values()), tpu_deploy.__version__, available_threads())
 

@@ -24,7 +24,7 @@ from tpu_deploy.pipeline.schedules import LEVELS
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
 from tpu_deploy.pipeline.tables import METHOD
-from tpu_deploy.pipeline.tuned_tables import AUTO, CHOICES, passes_of
+from tpu_deploy.pipeline.tuned_tables import CHOICES, passes_of
 from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile
@@ -138,8 +138,6 @@ def deploy(
         raise BadInput(f"--optimize {optimize}: is no level; give one of {', '.join(map(str, LEVELS))}")
     if gate is not None and not -1 <= gate <= 1:
         raise BadInput(f"--gate {gate}: a cosine lies between -1 and 1")
-    if method == AUTO and (precision != "int8" or qtable is not None):
-        raise BadInput("--method auto: plans INT8 by itself; leave out --precision and --qtable, or use `search`")
     request = Request(
         source=Source.of(model),
         chip=chip_named(chip).name,

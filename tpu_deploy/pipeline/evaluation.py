@@ -23,11 +23,11 @@ from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.float_model import OriginalModel
 from tpu_deploy.pipeline.labels import Given, LabelledSamples, labelled
 from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice
+from tpu_deploy.pipeline.plans import plan_of
 from tpu_deploy.pipeline.precisions import is_integer, scheme_of
 from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs
 from tpu_deploy.pipeline.tables import check_table, read_table
-from tpu_deploy.quant import make_plan
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.metrics import Array, Metric, Outputs, Score, mean, metric_named
 from tpu_deploy.runtime.reference import Reference
@@ -235,7 +235,7 @@ def _lowered(
         table = read_table(calibration, source, network, scheme)
     elif is_integer(network, scheme):
         raise BadInput("INT8 operations need ranges: give a calibration table (--calibration)")
-    return lower_to_tpu(network, make_plan(network, table, scheme))
+    return lower_to_tpu(network, plan_of(network, table, scheme))
 
 
 def _bmodel(path: str | os.PathLike[str]) -> Subject:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpu_deploy.calibration.table import CalibrationTable
-from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
@@ -20,6 +19,7 @@ from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Request
 from tpu_deploy.pipeline.tables import METHOD
+from tpu_deploy.pipeline.tuned_tables import CHOICES
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports import difference_page
 from tpu_deploy.reports.difference import Difference, compared
@@ -84,7 +84,7 @@ def report(
             qtable=QuantizeTable.read(qtable) if isinstance(qtable, str | os.PathLike) else qtable,
             calibration=Path(calibration) if isinstance(calibration, str | os.PathLike) else calibration,
             data=None if raw else data,
-            method=choice("--method", method, tuple(METHODS)),
+            method=choice("--method", method, CHOICES),
             samples=samples,
             batch_size=batch_size,
             preprocessing=preprocessing,

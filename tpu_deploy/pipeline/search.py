@@ -22,6 +22,7 @@ from tpu_deploy.pipeline.evaluation import imported
 from tpu_deploy.pipeline.float_model import OriginalModel
 from tpu_deploy.pipeline.labels import Given, LabelledSamples, labelled
 from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.plans import plan_of
 from tpu_deploy.pipeline.samples import Data, batches, held_back
 from tpu_deploy.pipeline.search_engine import Engine, Figures, Measured, Task
 from tpu_deploy.pipeline.search_front import Point
@@ -43,7 +44,7 @@ from tpu_deploy.pipeline.search_target import Drop, MetricJudge, SimilarityJudge
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table, write_table
 from tpu_deploy.pipeline.tpu_mlir_names import names_by_value
-from tpu_deploy.quant import QuantizationPlan, make_plan
+from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.plan import FLOATS
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.metrics import Metric, metric_named
@@ -123,7 +124,10 @@ def search(
     precisions = PRECISIONS if precision is None else (choice("--precision", precision, tuple(map(str.lower, FLOATS))),)
     goal, measure = _goal(target, metric, drop)
     source, chip = Source.of(model), chip_named(chip).name
-    files = Files(writable_file(_default_output(source) if output is None else output, "-o"))
+    given = model, data, calibration, labels
+    files = Files(writable_file(_default_output(source) if output is None else output, "-o", *given))
+    for beside in (files.record, files.front_json, files.front_csv, files.calibration):
+        writable_file(beside, "-o", *given)
     progress.stage("Import the ONNX model")
     top = canonical_network(source, settled_shapes(source, input_shapes, 1, progress))
     opened = labelled(data := repeatable(data), input_specs(top), preprocessing, samples, labels)
@@ -158,7 +162,7 @@ def _task(
     """What the engine works on: plans are made as `deploy` makes them."""
     return Task(
         top=top,
-        planned=lambda scheme: make_plan(top, table, scheme),
+        planned=lambda scheme: plan_of(top, table, scheme),
         chip=chip,
         ranking=ranking,
         judges=judges,
@@ -294,7 +298,7 @@ def _ranges(
     opened, first = held_back(material.learning, material.specs)
     statistics = collect(top, source, opened, 1, progress)
     table = replace(CalibrationTable.of(statistics, method), first_samples=tuple(first))
-    write_table(table, statistics, files.calibration, None)
+    write_table(table, files.calibration)
     return table, files.calibration
 
 

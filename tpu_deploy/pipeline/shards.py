@@ -91,5 +91,5 @@ def merge_shards(
     table = replace(CalibrationTable.of(statistics, method), first_samples=first)
     table = replace(table, advice=advise(statistics, method, first[0] if first else ()))
     if target is not None:
-        write_table(table, statistics, target, None)
+        write_table(table, target)
     return table

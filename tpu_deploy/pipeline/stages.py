@@ -21,6 +21,7 @@ from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
+from tpu_deploy.pipeline.plans import AUTO, plan_of
 from tpu_deploy.pipeline.precisions import is_integer, scheme_of
 from tpu_deploy.pipeline.samples import (
     BATCHES,
@@ -36,8 +37,8 @@ from tpu_deploy.pipeline.samples import (
 from tpu_deploy.pipeline.schedules import compiled
 from tpu_deploy.pipeline.source import InputShapes, Source, check_batch, check_operations, input_specs, settled_shapes
 from tpu_deploy.pipeline.tables import METHOD, advised, check_table, collect, read_table
-from tpu_deploy.pipeline.tuned_tables import AUTO, plan_path, tuned
-from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
+from tpu_deploy.pipeline.tuned_tables import tuned
+from tpu_deploy.quant import QuantizationPlan, Scheme
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports.profile import Profile, profile
 
@@ -90,7 +91,6 @@ class Build:
     top: Network = field(init=False)
     scheme: Scheme = field(init=False)
     table: CalibrationTable = field(default_factory=lambda: CalibrationTable({}))
-    tuned: QuantizationPlan | None = None
     plan: QuantizationPlan = field(init=False)
     tpu: Network = field(init=False)
     compiled: Compiled = field(init=False)
@@ -139,6 +139,8 @@ def make_canonical(build: Build) -> None:
 def choose_precisions(build: Build) -> None:
     """Choose the precision of each operation."""
     request = build.request
+    if request.data is not None and request.method == AUTO and request.precision != "int8":
+        raise BadInput(f"--method auto: tunes INT8; leave out --precision {request.precision}, or the method")
     build.scheme = scheme_of(request.precision, request.qtable, request.source, build.top)
     if is_integer(build.top, build.scheme) and request.calibration is None and request.data is None:
         raise BadInput("INT8 operations need ranges: give a calibration table or data (--calibration or --data)")
@@ -154,8 +156,6 @@ def find_ranges(build: Build) -> None:
         build.sample_source = "the first calibration samples"
     elif request.calibration is not None:
         build.table = read_table(request.calibration, request.source, build.top, build.scheme)
-        if build.table.method == AUTO and plan_path(request.calibration).exists():
-            build.tuned = QuantizationPlan.load(plan_path(request.calibration))
         path = samples_path(request.calibration)
         build.first_samples = kept(path, input_specs(build.top))
         build.sample_source = f"the first calibration samples ({path.name})"
@@ -165,10 +165,9 @@ def find_ranges(build: Build) -> None:
         opened, build.first_samples = held_back(opened, specs, request.batches)
         build.sample_source = f"the calibration data ({opened.source})"
         if request.method == AUTO:
-            found = tuned(
+            build.table = tuned(
                 build.top, request.source, opened, request.chip, request.passes, request.batch_size, request.progress
             )
-            build.table, build.tuned = found.table, found.plan
         elif is_integer(build.top, build.scheme):
             spread = SpreadSamples(opened.count)
             statistics = collect(build.top, request.source, opened, request.batch_size, request.progress, spread=spread)
@@ -180,7 +179,7 @@ def find_ranges(build: Build) -> None:
 
 def plan_types(build: Build) -> None:
     """Plan types."""
-    build.plan = build.tuned or make_plan(build.top, build.table, build.scheme)
+    build.plan = plan_of(build.top, build.table, build.scheme)
     if build.request.dump_ir is not None:
         folder = made_folder(build.request.dump_ir, "--dump-ir")
         build.plan.save(folder / "3_quantization.json")

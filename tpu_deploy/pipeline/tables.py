@@ -24,10 +24,12 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.frontend import export_onnx
 from tpu_deploy.ir.network import Network, is_absent, name_of
 from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.plans import AUTO, plan_path, with_plan
 from tpu_deploy.pipeline.samples import Data, held_back, keep, kept, samples_path
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
 from tpu_deploy.pipeline.tpu_mlir_names import folded_tensors, names_by_value
 from tpu_deploy.quant import Scheme
+from tpu_deploy.quant.plan import weights_path
 from tpu_deploy.quant.precision import precisions_of
 from tpu_deploy.quant.ranges import reach
 from tpu_deploy.quant.ties import MOVEMENTS
@@ -68,10 +70,10 @@ def calibrate(
 
     The method "auto" tries all methods and passes over types and weights (`passes`, default all, less those in
     `without`; `symmetric` leaves out zero points), keeps what brings held-out samples nearer to the float network, and
-    writes the plan beside the table (`tuned_tables.plan_path`), where `deploy` finds it. Raises BadInput for anything
-    unusable, CheckFailed naming the first tensor with NaN or infinity.
+    keeps the plan in the table; it is written beside it (`plans.plan_path`), where whatever reads the table finds it.
+    Raises BadInput for anything unusable, CheckFailed naming the first tensor with NaN or infinity.
     """
-    from tpu_deploy.pipeline.tuned_tables import AUTO, CHOICES, passes_of, plan_path, tuned
+    from tpu_deploy.pipeline.tuned_tables import CHOICES, passes_of, tuned
 
     method = choice("--method", method, CHOICES)
     tried = passes_of(method, passes, without, symmetric)
@@ -79,7 +81,6 @@ def calibrate(
     source = Source.of(model)
     if (data is None) == (statistics is None):
         raise BadInput("give either calibration data or the statistics of an earlier pass (--data or --statistics)")
-    plan = None
     if data is not None:
         progress.stage("Import the ONNX model")
         network = canonical_network(source, settled_shapes(source, input_shapes, batch_size, progress))
@@ -87,8 +88,7 @@ def calibrate(
         opened, first = held_back(calibration.open_samples(data, specs, preprocessing, samples), specs)
         progress.stage("Calibrate")
         if method == AUTO:
-            made = tuned(network, source, opened, CHIP, tried, batch_size, progress)
-            table, found, plan = made.table, made.statistics, made.plan
+            table = tuned(network, source, opened, CHIP, tried, batch_size, progress)
         else:
             spread = SpreadSamples(opened.count)
             found = collect(network, source, opened, batch_size, progress, spread=spread)
@@ -102,11 +102,9 @@ def calibrate(
     table = replace(table, first_samples=tuple(first))
     if target is not None and tpu_mlir_names:
         graph = source.file.proto.graph
-        write_table(_with_folded_tensors(table, graph), found, target, names_by_value(graph))
+        write_table(_with_folded_tensors(table, graph), target, names_by_value(graph))
     elif target is not None:
-        write_table(table, found, target, None)
-    if target is not None and plan is not None:
-        plan.save(plan_path(target))
+        write_table(table, target)
     return table
 
 
@@ -171,21 +169,37 @@ def _earlier_samples(
 def _writable_table(output: str | os.PathLike[str], *given: object) -> Path:
     """The path of a table that can be written with all that lies beside it. Raises BadInput."""
     target = writable_file(output, "-o", *given)
-    for beside in (statistics_path(target), samples_path(target)):
+    for beside in _beside(target):
         writable_file(beside, "-o", *given)
     return target
 
 
-def write_table(table: CalibrationTable, statistics: Statistics, target: Path, names: Mapping[str, str] | None) -> None:
-    """Writes all files or none: statistics, first samples, and the table with the `names` tensors have elsewhere."""
-    beside, samples = statistics_path(target), samples_path(target)
-    new = [path for path in (beside, samples) if not path.exists()]
+def _beside(table: Path) -> tuple[Path, Path, Path, Path]:
+    """Where statistics, first samples, plan and weights of the plan lie."""
+    plan = plan_path(table)
+    return statistics_path(table), samples_path(table), plan, weights_path(plan)
+
+
+def write_table(table: CalibrationTable, target: Path, names: Mapping[str, str] | None = None) -> None:
+    """Writes the table, with the `names` tensors have elsewhere, and beside it its statistics, first samples and plan.
+
+    What of an earlier table lay there and this one lacks goes. Raises BadInput, leaving nothing new behind.
+    """
+    assert table.statistics is not None
+    statistics, samples, plan, weights = _beside(target)
+    new = [path for path in (statistics, samples, plan, weights) if not path.exists()]
     try:
-        statistics.save(beside)
+        table.statistics.save(statistics)
         if table.first_samples:
             keep(table.first_samples, samples)
         else:
             samples.unlink(missing_ok=True)
+        if table.plan is None or not table.plan.weights:
+            weights.unlink(missing_ok=True)
+        if table.plan is not None:
+            table.plan.save(plan)
+        else:
+            plan.unlink(missing_ok=True)
         table.write(target, names)
     except BadInput:
         for path in new:
@@ -202,7 +216,10 @@ def _with_folded_tensors(table: CalibrationTable, graph: GraphProto) -> Calibrat
 def read_table(
     path: str | os.PathLike[str], source: Source, network: Network, scheme: Scheme | None = None
 ) -> CalibrationTable:
-    """The table in a file, ours or TPU-MLIR's. Raises BadInput when it is none, or of another model."""
+    """The table in a file, ours or TPU-MLIR's, with the plan that was tuned with it.
+
+    Raises BadInput when it is none, or of another model, or its plan is not there.
+    """
     table = CalibrationTable.read(path)
     needed = tensors_that_need_a_range(network, scheme)
     if not all(name in table for name in needed):
@@ -214,7 +231,7 @@ def read_table(
         known |= {name: theirs[folded[name][-1]] for name in needed if name not in table and name in folded}
         table = CalibrationTable.read(path, known)
     check_table(table, source, network, scheme)
-    return table
+    return with_plan(table, path)
 
 
 def check_table(table: CalibrationTable, source: Source, network: Network, scheme: Scheme | None = None) -> None:
