@@ -58,17 +58,19 @@ def _samples(path: str, split: str) -> list[Feed]:
     return [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
 
 
-PROCESSES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-
-
 def cpu_seconds() -> float:
     """Processor time that this process and those it started have taken."""
-    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, PROCESSES))
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def peak() -> int:
-    """The most memory, in bytes, that this process or one it started has held."""
-    return max(resource.getrusage(processes).ru_maxrss for processes in PROCESSES) * 1024
+    """The most memory, in bytes, that this process or one it started has held, on Linux.
+
+    What `getrusage` says of a process itself would begin with the peak of the one that started it.
+    """
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return max(int(status["VmHWM"].split()[0]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
 
 
 def serve(quantize: Quantize) -> None:
