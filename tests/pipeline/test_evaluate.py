@@ -95,6 +95,14 @@ def test_options_of_onnx_models_are_refused_for_a_bmodel(made: Path) -> None:
         tpu_deploy.evaluate(made / "1.bmodel", {"image": IMAGES}, "sqnr", calibration=made / "m.table")
 
 
+def test_another_model_to_compare_with_is_refused(made: Path) -> None:
+    other = small_model()
+    other.graph.node[-1].output[0] = other.graph.output[0].name = "logits"
+    told = r"has outputs logits, but .*1.bmodel has scores; give the model it was made of \(--against\)"
+    with pytest.raises(tpu_deploy.BadInput, match=told):
+        tpu_deploy.evaluate(made / "1.bmodel", {"image": IMAGES}, "sqnr", against=other)
+
+
 def test_a_metric_of_ones_own_is_found_in_the_current_folder(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

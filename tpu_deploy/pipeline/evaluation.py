@@ -81,13 +81,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to be evaluated, what its samples must be, and what messages call it and its arithmetic."""
+    """A network to be evaluated, what its samples must be, and what messages call it and its arithmetic.
+
+    `outputs` are the names of its outputs, for whoever holds it against another model.
+    """
 
     run: Run
     specs: Mapping[str, InputSpec]
     label: str
     arithmetic: str
     is_float: bool = False
+    outputs: Sequence[str] = ()
 
 
 def evaluate(
@@ -125,7 +129,10 @@ def evaluate(
     count = workers or available_threads()
     progress.stage(f"Evaluate on {subject.arithmetic}")
     started = time.perf_counter()
-    scoring = Scoring(subject, OriginalModel(original) if original is not None and compared else None, chosen, found)
+    exact = OriginalModel(original) if original is not None and compared else None
+    if original is not None and exact is not None:
+        _check_alike(subject, original, exact)
+    scoring = Scoring(subject, exact, chosen, found)
     queue = BatchQueue(found.samples, found.specs, 1)
     done = run_streams(queue, [scoring] * count, progress.samples)
     seconds = time.perf_counter() - started
@@ -204,7 +211,8 @@ def _subject(
     network = canonical_network(source, source.shapes_for_batch(input_shapes, 1))
     original = source if against is None else Source.of(against)
     if calibration is None and precision is None and qtable is None:
-        return Subject(OriginalModel(source).run, input_specs(network), source.label, FLOAT, True), original
+        float_model = OriginalModel(source)
+        return Subject(float_model.run, input_specs(network), source.label, FLOAT, True, float_model.names), original
     chosen = choice("--precision", precision or "int8", PRECISIONS)
     table = QuantizeTable.read(qtable) if isinstance(qtable, str | os.PathLike) else qtable
     lowered = _lowered(source, network, chosen, table, calibration)
@@ -212,7 +220,7 @@ def _subject(
     progress.stage("Prepare the reference")
     reference.load()
     arithmetic = f"{chosen.upper()}{', mixed' if table is not None else ''} (reference)"
-    return Subject(reference.run, input_specs(network), source.label, arithmetic), original
+    return Subject(reference.run, input_specs(network), source.label, arithmetic, False, network.output_names), original
 
 
 FLOAT = "float32 (onnxruntime)"
@@ -243,7 +251,20 @@ def _bmodel(path: str | os.PathLike[str]) -> Subject:
 
     session = load(path)
     specs = {info.name: InputSpec(info.name, info.shape, np.dtype(np.float32)) for info in session.inputs}
-    return Subject(session.run, specs, os.fspath(path), "bmodel (simulator)")
+    outputs = [info.name for info in session.outputs]
+    return Subject(session.run, specs, os.fspath(path), "bmodel (simulator)", False, outputs)
+
+
+def _check_alike(subject: Subject, original: Source, exact: OriginalModel) -> None:
+    """Raises BadInput for a float model that has other inputs or outputs than the network held against it."""
+    pairs = {"inputs": (original.inputs, subject.specs), "outputs": (exact.names, subject.outputs)}
+    for what, (theirs, ours) in pairs.items():
+        if set(theirs) != set(ours):
+            listed, wanted = (", ".join(names) for names in (theirs, ours))
+            raise BadInput(
+                f"{original.label}: has {what} {listed}, but {subject.label} has {wanted}; "
+                "give the model it was made of (--against)"
+            )
 
 
 def _defaults(samples: LabelledSamples, compared: bool) -> list[str]:
