@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from tpu_deploy.reports.regression import CHECKS, Comparison, Verdict
+
+NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that tensors' names may have and XML 1.0 has not, not even escaped."""
 
 LISTED = 20
 """How many rows of one check a person is shown; the rest is counted."""
@@ -28,7 +32,8 @@ def markdown(found: Comparison) -> str:
     """A comment for a pull request."""
     if not found.worse:
         return f"### {_escaped(found.label)}: nothing got worse\n\n{_counts(found.verdicts)}.\n"
-    lines = [f"### {_escaped(found.label)}: {len(found.worse)} figures got worse", ""]
+    count = f"{len(found.worse)} figure{'s' if len(found.worse) > 1 else ''}"
+    lines = [f"### {_escaped(found.label)}: {count} got worse", ""]
     lines += ["| what | where | before | after | why |", "|---|---|---|---|---|"]
     for check in CHECKS:
         worse = [v for v in found.worse if v.check == check]
@@ -51,7 +56,8 @@ def junit(found: Comparison) -> bytes:
             message = f"{verdict.before} -> {verdict.after}: {verdict.reason}"
             ElementTree.SubElement(case, "failure", {"message": message}).text = message
     ElementTree.indent(root)
-    return b'<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root) + b"\n"
+    text = NOT_IN_XML.sub("?", ElementTree.tostring(root, "unicode"))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'.encode()
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:

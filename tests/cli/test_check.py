@@ -140,3 +140,11 @@ def test_a_verdict_that_cannot_be_written_leaves_the_baseline_as_it_was(
         assert run(["check", report, "--baseline", kept[1], "--update", option, str(target)]) == 2
         assert told in capsys.readouterr().err
     assert Path(kept[1]).read_bytes() == before
+
+
+def test_a_tolerance_of_no_layer_is_refused(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    allowed = written(tmp_path, "t.toml", '[layer."bb"]\nsqnr_db = 30\n')
+    assert run(["check", kept[0], "--baseline", kept[1], "--tolerances", allowed]) == 2
+    assert f'{allowed}: [layer."bb"] is no layer of the network; did you mean "b"?' in capsys.readouterr().err
+    allowed = written(tmp_path, "t.toml", '[layer."b"]\nsqnr_db = 30\n')
+    assert run(["check", kept[0], "--baseline", kept[1], "--tolerances", allowed]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,3 +217,41 @@ def test_a_long_list_is_cut_and_counted() -> None:
     before, now = ([row(f"t{k}", level) for k in range(50)] for level in (30.0, 10.0))
     text = regression_text.terminal(held(record(*now), record(*before)))
     assert len(text.splitlines()) == regression_text.LISTED + 1 and "and 30 more" in text
+
+
+def _paths(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(deeper for key, each in inner for deeper in _paths(each, (*path, key)))]
+
+
+@settings(derandomize=True, max_examples=150, deadline=None)
+@given(st.data(), st.booleans(), st.sampled_from(["gone", None, "a", -1, True, 1e400, [], [1], {}, {"a": 1}]))
+def test_a_damaged_file_is_refused_by_name_or_compares(data: st.DataObject, whole: bool, value: Any) -> None:
+    content = record() if whole else measured(0.9).to_json()
+    *way, last = data.draw(st.sampled_from(_paths(content)[1:]))
+    node: Any = content
+    for key in way:
+        node = node[key]
+    if value == "gone":
+        del node[last]
+    else:
+        node[last] = value
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "damaged.json")
+        file.write_text(json.dumps(content))
+        try:
+            found = baseline.read(file)
+        except BadInput as error:
+            assert str(error).startswith(str(file)) and "\n" not in str(error) and "object" not in str(error)
+            return
+        for pair in ((found, measured(0.9)), (measured(0.9), found)):
+            comparison = compare(*pair, Tolerances())
+            ElementTree.fromstring(regression_text.junit(comparison))
+            assert regression_text.markdown(comparison) and regression_text.terminal(comparison)
+
+
+def test_names_of_any_characters_make_sound_xml() -> None:
+    odd = 'a\x01<&">\ud7ff\x0b\U0001f600 \n'
+    found = held(record(row(odd, 10.0), row("b"), row("c")), record(row(odd), row("b"), row("c")))
+    cases = ElementTree.fromstring(regression_text.junit(found)).iter("testcase")
+    assert next(cases).get("name") == 'a?<&">\ud7ff?\U0001f600 \n'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +48,7 @@ def check(
         raise BadInput(f"{target}: does not exist; make it from this report with --update")
     before = baselines.read(target)
     _check_same_kind(now, before, target)
+    _check_layers(allowed, (*before.layers, *now.layers), tolerances)
     return compare(now, before, allowed)
 
 
@@ -53,6 +56,16 @@ def _allowed(tolerances: Tolerances | PathLike | None) -> Tolerances:
     if tolerances is None:
         return Tolerances()
     return tolerances if isinstance(tolerances, Tolerances) else tolerance_files.read(Path(tolerances))
+
+
+def _check_layers(allowed: Tolerances, layers: Sequence[str], source: Tolerances | PathLike | None) -> None:
+    """Raises BadInput for a tolerance of a layer that is none of `layers`: nobody would notice that it does nothing."""
+    for name in allowed.layer:
+        if name not in layers:
+            near = difflib.get_close_matches(name, layers, 1, 0.0)
+            label = "the tolerances" if isinstance(source, Tolerances) else source
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            raise BadInput(f'{label}: [layer."{name}"] is no layer of the network{hint}')
 
 
 def _check_same_kind(now: Baseline, before: Baseline, path: Path) -> None:
