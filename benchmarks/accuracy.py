@@ -103,7 +103,10 @@ def measure(name: str, task: Task, floats: Answers, tool: Tool, setting: str, sa
     target.unlink(missing_ok=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     command = [tool.python, QUANTIZERS / tool.script, task.model_path, samples, setting, target]
-    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+    try:
+        done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+    except OSError as error:
+        return Row(name, tool.name, setting, failure=str(error))
     if done.returncode or not target.exists():
         printed = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
         return Row(name, tool.name, setting, failure=" ".join(printed[-1].split()))
@@ -120,8 +123,10 @@ def wanted(given: argparse.Namespace) -> Mapping[str, tuple[Task, int | None]]:
     found: dict[str, tuple[Task, int | None]] = {}
     for text in given.names or tasks:
         name, _, count = text.partition("=")
-        if name not in tasks or not (count or "1").isdecimal():
-            sys.exit(f"{text}: is none of {', '.join(tasks)}, or what follows = is no number")
+        if name not in tasks:
+            sys.exit(f"{name}: is no task; there are {', '.join(tasks)}")
+        if count and not count.isdecimal():
+            sys.exit(f"{text}: {count} is no number of calibration samples")
         found[name] = tasks[name], int(count) if count else None
     return found
 

@@ -136,7 +136,8 @@ def _table(results: Results, heads: list[str], cell: Callable[[Row, Figures], st
         cells = []
         for row in map(found.get, results.tasks):
             cells.append("" if row is None else "failed" if row.figures is None else cell(row, row.figures))
-        lines.append(_cells(f"{tool} {versions.get(tool, '')}: {setting}", *cells))
+        name = f"{tool} {versions.get(tool, '')}".rstrip()
+        lines.append(_cells(f"{name}: {setting}", *cells))
     return "\n".join(lines)
 
 
