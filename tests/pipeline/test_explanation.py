@@ -216,3 +216,15 @@ def test_weights_of_a_transposed_convolution_bear_their_part_of_its_error() -> N
     why = explain(network, Reference(lower_to_tpu(network, plan)), plan.operations, samples)[1].explanation
     assert why is not None and why.shares.weight_rounding > 0.1
     assert sum(getattr(why.shares, part) for part in PARTS) == pytest.approx(1)
+
+
+def test_shares_sum_to_one_where_returned_tensors_are_read_on() -> None:
+    top = Top((1, 3, 8, 8))
+    inner = top.conv("inner", top.x, outputs=4)
+    middle = top.op("Relu", "middle", inner)
+    network = top.finish(inner, middle, top.conv("y", middle, outputs=5))
+    samples = [{"x": np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)}]
+    tpu = lower_to_tpu(network, make_plan(network, table_of(network, samples), Scheme(results={"y": "F32"})))
+    names = [name_of(value) for value in network.values()]
+    shares = output_shares(network, Reference(tpu), samples[0], names)
+    assert set(shares) == {"inner", "middle", "y"} and sum(shares.values()) == pytest.approx(1, abs=0.02)

@@ -65,7 +65,9 @@ class _Injections:
 
     def __init__(self, top: Network, reference: Reference, feed: Feed) -> None:
         names = [name_of(value) for value in top.values()]
-        self._layers = single_layers(reference.network, names)
+        layers = single_layers(reference.network, names)
+        # In the order of the float network: what is returned is dequantized last of all, its readers come before.
+        self._layers = {name: layers[name] for name in names if name in layers}
         self._floats = FloatLayers(top)
         values = FloatNetwork(top).values(feed)
         inputs = [name_of(value) for value in top.inputs]
