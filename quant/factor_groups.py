@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from xdsl.ir import Operation, SSAValue
 
@@ -33,8 +33,8 @@ def factor_groups(network: Network, plan: QuantizationPlan, is_table: Callable[[
     """Names of tensors that may have factors, those together that must have the same, in the order of the network.
 
     Products and tables (`is_table`) absorb factors on either side; PASSING operations hand them on, and so do products
-    of a tensor with one that has none. Whatever a float operation or any other touches has none, nor have inputs and
-    outputs.
+    of a tensor with one that has none. Casts from and to floats take them in. Whatever any other operation touches has
+    none, nor have inputs and outputs.
     """
     values = {name_of(v): v for v in network.values()}
     groups = Groups(values)
@@ -44,8 +44,8 @@ def factor_groups(network: Network, plan: QuantizationPlan, is_table: Callable[[
         read = operands_of(network, op)
         names = [name_of(v) for v in [*read, *op.results]]
         if plan.operations[name_of(op)] != "INT8":
-            fixed.update(names)
-        elif (op.name in INTEGER_PRODUCTS and len(read) == 1) or is_table(op):
+            continue
+        if (op.name in INTEGER_PRODUCTS and len(read) == 1) or is_table(op):
             wanted = {n: len(shape_of(values[n])) - 1 if op.name == "top.MatMul" else 1 for n in names}
             fixed.update(n for n in names if channel_axis(values[n]) != wanted[n])
         elif op.name == "top.Mul":
@@ -65,6 +65,14 @@ def factor_groups(network: Network, plan: QuantizationPlan, is_table: Callable[[
         sets.setdefault(groups.find(name), []).append(name)
     bound = {groups.find(name) for name in fixed} | {groups.find(n) for n in values if not plan.tensors[n].is_quantized}
     return [members for root, members in sets.items() if root not in bound]
+
+
+def around_convolutions(network: Network, group: Collection[str]) -> bool:
+    """Whether a convolution makes or reads any tensor of a group: cross-layer equalization where one does, else
+    what SmoothQuant calls migration.
+    """
+    touched = [op for op in network.operations if op.name in ("top.Conv", "top.Scale")]
+    return any(name_of(v) in group for op in touched for v in [*operands_of(network, op), *op.results])
 
 
 def _tie(groups: Groups, read: list[SSAValue], op: Operation) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,18 @@ class Moments:
     @classmethod
     def of(cls, x: Float32Array, y: Float32Array) -> Moments:
         """The moments of `x` (K, rows, G) and `y` (J, rows, G)."""
-        if x.shape[2] > 1 and len(x) <= FEW_TERMS:
-            xx, xy = _by_terms(x, x), _by_terms(x, y)
-        else:
-            rows = np.ascontiguousarray(x.transpose(2, 0, 1))
-            xx, xy = rows @ rows.transpose(0, 2, 1), rows @ y.transpose(2, 1, 0)
+        xx = _squares(x)
+        xy = _by_terms(x, y) if _is_many_small(x) else x.transpose(2, 0, 1) @ y.transpose(2, 1, 0)
         squares = np.einsum("jrg,jrg->gj", y, y, dtype=np.float64)
         sums = (x.sum(1, np.float64).T, y.sum(1, np.float64).T)
         return cls(x.shape[1], *sums, xx.astype(np.float64), xy.astype(np.float64), squares)
+
+    @classmethod
+    def of_operand(cls, x: Float32Array, outputs: int, only_means: bool) -> Moments:
+        """Those of `x` (K, rows, G) alone, or its means alone; 0 for all others."""
+        terms, rows, groups = x.shape
+        found = replace(cls.nothing(groups, terms, outputs), count=rows, x=x.sum(1, np.float64).T)
+        return found if only_means else replace(found, xx=_squares(x).astype(np.float64))
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of the rows of both."""
@@ -60,12 +65,16 @@ class Moments:
         """The moments of some of the groups."""
         return Moments(self.count, *(getattr(self, n)[chosen] for n in ("x", "y", "xx", "xy", "yy")))
 
+    def of_outputs(self, chosen: npt.NDArray[np.int_]) -> Moments:
+        """The moments of some of the outputs of each group."""
+        return replace(self, y=self.y[:, chosen], xy=self.xy[:, :, chosen], yy=self.yy[:, chosen])
+
     @property
     def second(self) -> Float64Array:
         """Mean products of terms, (G, K, K)."""
         return self.xx / self.count
 
-    @property
+    @cached_property
     def covariance(self) -> Float64Array:
         """Of the terms, (G, K, K); variances a little larger, so that what float32 sums lose leaves it positive."""
         mean, second = self.x / self.count, self.second
@@ -90,6 +99,18 @@ class Moments:
         own = np.einsum("gjk,gjk->gj", weights @ self.covariance, weights)
         found: Float64Array = np.maximum(self.variance - 2 * cross + own, 0.0)
         return found
+
+
+def _is_many_small(x: Float32Array) -> bool:
+    return x.shape[2] > 1 and len(x) <= FEW_TERMS
+
+
+def _squares(x: Float32Array) -> npt.NDArray[Any]:
+    """Sums of products of the terms of `x` (K, rows, G) over the rows, (G, K, K)."""
+    if _is_many_small(x):
+        return _by_terms(x, x)
+    rows = np.ascontiguousarray(x.transpose(2, 0, 1))
+    return rows @ rows.transpose(0, 2, 1)
 
 
 def _by_terms(a: Float32Array, b: Float32Array) -> npt.NDArray[Any]:

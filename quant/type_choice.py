@@ -14,9 +14,6 @@ from tpu_deploy.quant.weights import WEIGHT_LIMIT
 
 Float64Array = npt.NDArray[np.float64]
 
-CUTS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3)
-"""Shares of a tensor's range that are tried as its threshold."""
-
 POWERS, SLACKS = (0.25, 0.5, 0.75, 1.0), (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 """Factors tried: `min(1, slack * r) ** power`, r being the range of the channel over that of the tensor.
 
@@ -33,15 +30,6 @@ LEAST_GAIN = 0.03
 
 NOTHING = 1e-30
 """Ranges and powers below this are those of tensors that are zero."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What may be changed of the types: zero points where they are not zero anyway, thresholds, factors of channels."""
-
-    zero_points: bool = True
-    thresholds: bool = True
-    factors: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,34 +108,32 @@ class _Candidate:
     chosen: tuple[int, ...]
 
 
-def chosen_types(
-    parts: Sequence[Sequence[Member]], axis: int, fit: Fit, with_factors: bool
-) -> list[TensorQuantization]:
+def chosen_types(parts: Sequence[Sequence[Member]], axis: int, zero_points: bool) -> list[TensorQuantization]:
     """The type of each part, tensors of one type; all of them have the same factors of the channels of `axis`.
 
     Candidates are made from what was `seen`, judged on other samples, and the best is made anew from the `whole`.
     """
     shapes = [_Shape()]
-    if with_factors and len(parts[0][0].seen.lowest) > 1:
+    if len(parts[0][0].seen.lowest) > 1:
         shapes += [_Shape(power, slack) for power in POWERS for slack in SLACKS]
-    plain, *others = [_judged(parts, shape, fit) for shape in shapes]
+    plain, *others = [_judged(parts, shape, zero_points) for shape in shapes]
     best = min([plain, *others], key=lambda candidate: candidate.noise)
     if best.noise > (1 - LEAST_GAIN) * plain.noise:
         best = plain
     factors = best.shape.factors([member.whole for part in parts for member in part])
     kinds = []
     for part, index in zip(parts, best.chosen, strict=True):
-        kind = _types(part[0].kind, [member.whole for member in part], factors, fit)[index]
+        kind = _types(part[0].kind, [member.whole for member in part], factors, zero_points)[index]
         has_factors = factors.min() < 1
         kinds.append(replace(kind, factors=tuple(factors.tolist()), axis=axis) if has_factors else kind)
     return kinds
 
 
-def _judged(parts: Sequence[Sequence[Member]], shape: _Shape, fit: Fit) -> _Candidate:
+def _judged(parts: Sequence[Sequence[Member]], shape: _Shape, zero_points: bool) -> _Candidate:
     factors = shape.factors([member.seen for part in parts for member in part])
     noise, chosen = 0.0, []
     for part in parts:
-        kinds = _types(part[0].kind, [member.seen for member in part], factors, fit)
+        kinds = _types(part[0].kind, [member.seen for member in part], factors, zero_points)
         found = _noise(part, kinds, factors)
         chosen.append(int(found.argmin()))
         noise += float(found.min())
@@ -168,26 +154,28 @@ def _noise(part: Sequence[Member], kinds: Sequence[TensorQuantization], factors:
 
 
 def _types(
-    old: TensorQuantization, extremes: Sequence[Extremes], factors: Float64Array, fit: Fit
+    old: TensorQuantization, extremes: Sequence[Extremes], factors: Float64Array, zero_points: bool
 ) -> list[TensorQuantization]:
-    """The types tried, as many and in the same order for any extremes: the old one where there are no factors, then
-    such of the same signedness as reach a share of the range.
+    """The types tried, as many and in the same order for any extremes: the old one where there are no factors, else
+    such of the same signedness as reach the whole range.
     """
+    low, high = bounds(extremes, factors)
+    has_zero_point = zero_points and old.dtype == "int8"
+    if factors.min() == 1:
+        return [old, between(old, max(low, old.low), min(high, old.high))] if has_zero_point else [old]
+    made = [replace(old, scale=max(-low, high, NOTHING) / (255 if old.dtype == "uint8" else 127), zero_point=0)]
+    return [*made, between(old, low, high)] if has_zero_point else made
+
+
+def bounds(extremes: Sequence[Extremes], factors: Float64Array) -> tuple[float, float]:
+    """The least and greatest value of any channel over its factor; zero lies between them."""
     low = min(0.0, *(float((e.lowest / factors).min()) for e in extremes))
     high = max(0.0, *(float((e.highest / factors).max()) for e in extremes))
-    has_zero_point = fit.zero_points and old.dtype == "int8"
-    made = [old] if factors.min() == 1 else []
-    if made and not fit.thresholds:
-        return [*made, _with_zero_point(max(low, old.low), min(high, old.high))] if has_zero_point else made
-    for cut in CUTS if fit.thresholds else CUTS[:1]:
-        reach = cut * max(-low, high, NOTHING)
-        made.append(replace(old, scale=reach / (255 if old.dtype == "uint8" else 127), zero_point=0))
-        if has_zero_point:
-            made.append(_with_zero_point(cut * low, cut * high))
-    return made
+    return low, high
 
 
-def _with_zero_point(low: float, high: float) -> TensorQuantization:
-    """The signed type that covers a range around zero."""
+def between(kind: TensorQuantization, low: float, high: float) -> TensorQuantization:
+    """The signed type that covers a range around zero, with the factors of `kind`."""
     step = max(high - low, NOTHING) / 255
-    return TensorQuantization("int8", step, min(max(round(-128 - low / step), -128), 127))
+    zero_point = min(max(round(-128 - low / step), -128), 127)
+    return replace(kind, dtype="int8", scale=step, zero_point=zero_point)

@@ -18,7 +18,7 @@ from tpu_deploy.pipeline.source import Source, canonical_network, input_specs
 from tpu_deploy.pipeline.tables import collect
 from tpu_deploy.pipeline.tuning import Workshop, split, tune
 from tpu_deploy.pipeline.tuning_judging import Judge
-from tpu_deploy.pipeline.tuning_recipe import ASYMMETRIC, NAMES, PASSES, SLOW, Recipe, chosen_passes
+from tpu_deploy.pipeline.tuning_recipe import ASYMMETRIC, NAMES, PASSES, Recipe, chosen_passes
 from tpu_deploy.quant import QuantizationPlan
 
 COUNT = 24
@@ -124,8 +124,7 @@ def test_the_split_is_fixed_and_leaves_a_quarter_out() -> None:
 
 
 def test_passes_are_chosen_by_name() -> None:
-    assert chosen_passes() == tuple(p for p in PASSES if p.name not in SLOW)
-    assert chosen_passes(NAMES) == PASSES
+    assert chosen_passes() == chosen_passes(NAMES) == PASSES
     assert [p.name for p in chosen_passes(["Rounding", "bias"])] == ["bias", "rounding"]
     assert "bias" not in {p.name for p in chosen_passes(without=["bias"])}
     assert ASYMMETRIC not in {p.name for p in chosen_passes(symmetric=True)}

@@ -15,15 +15,16 @@ from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.ir.network import Network
 from tpu_deploy.lowering.activation import is_unary
 from tpu_deploy.pipeline.options import SILENT, Progress
-from tpu_deploy.pipeline.tuning_judging import Judge
+from tpu_deploy.pipeline.tuning_judging import Judge, judged
 from tpu_deploy.pipeline.tuning_recipe import PASSES, Pass, Recipe
 from tpu_deploy.pipeline.tuning_sampling import value_samples
+from tpu_deploy.pipeline.tuning_thresholds import fit_thresholds
 from tpu_deploy.pipeline.tuning_weights import fit_weights
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
-from tpu_deploy.quant.fitted_types import fitted_types
+from tpu_deploy.quant.equalization import equalized
+from tpu_deploy.quant.factor_groups import around_convolutions, factor_groups
 from tpu_deploy.quant.float_parts import float_outputs, float_sums
 from tpu_deploy.quant.plan import Trial
-from tpu_deploy.quant.type_choice import Fit
 from tpu_deploy.quant.value_samples import ValueSamples
 
 SEED = 11
@@ -65,12 +66,16 @@ class Workshop:
         """Values drawn from the feeds."""
         return value_samples(self.network, self.feeds)
 
-    def plan(self, recipe: Recipe) -> QuantizationPlan:
-        """The plan of a recipe."""
+    def types(self, recipe: Recipe) -> QuantizationPlan:
+        """The plan of a recipe before any pass over weights."""
         key = recipe.method, recipe.passes - set(recipe.weights)
         if key not in self._types:
             self._types[key] = self._typed(*key)
-        types = self._types[key]
+        return self._types[key]
+
+    def plan(self, recipe: Recipe) -> QuantizationPlan:
+        """The plan of a recipe."""
+        types = self.types(recipe)
         return fit_weights(self.network, types, self.feeds, recipe.weights, self.chip) if recipe.weights else types
 
     def _typed(self, method: str, passes: frozenset[str]) -> QuantizationPlan:
@@ -80,10 +85,20 @@ class Workshop:
         scheme = Scheme(asymmetric="zero_points" in passes, operations=operations, results=results)
         table = CalibrationTable.of(self.statistics, method)
         plan = make_plan(self.network, table, scheme)
-        fit = Fit("zero_points" in passes, "thresholds" in passes, "factors" in passes)
-        if not (fit.thresholds or fit.factors):
-            return plan
-        return fitted_types(self.network, plan, table, self.samples, lambda op: is_unary(self.network, op), fit)
+        chosen = [group for group in self._factor_groups(plan) if self._equalizer(group) in passes]
+        if chosen:
+            plan = equalized(self.network, plan, table, self.samples, chosen, "zero_points" in passes)
+        if "thresholds" in passes:
+            names, zero_points = judged(self.network), "zero_points" in passes
+            plan = fit_thresholds(self.network, plan, table, self.samples, self.feeds, names, zero_points)
+        return plan
+
+    def _factor_groups(self, plan: QuantizationPlan) -> list[list[str]]:
+        return factor_groups(self.network, plan, lambda op: is_unary(self.network, op))
+
+    def _equalizer(self, group: Sequence[str]) -> str:
+        """The pass that gives channels of a group of tensors their scales."""
+        return "equalization" if around_convolutions(self.network, group) else "migration"
 
 
 @dataclass(frozen=True)
@@ -117,8 +132,9 @@ def tune(
     state, trials = _State(Recipe(), plan, judge.noise(plan)), []
     for each in passes:
         progress.stage(f"Tune: {each.does}")
-        tried = [_tried(workshop, judge, recipe) for recipe in each.recipes(state.recipe)]
+        tried = [_tried(workshop, judge, recipe, state) for recipe in each.recipes(state.recipe)]
         best = min(tried, key=lambda other: other.noise)
+        best = best if each.costs_cycles else replace(best, cycles=state.cycles)
         gain = _decibels(state.noise) - _decibels(best.noise)
         kept = gain > 0
         if kept and each.costs_cycles:
@@ -129,7 +145,10 @@ def tune(
     return replace(state.plan, trials=tuple(trials))
 
 
-def _tried(workshop: Workshop, judge: Judge, recipe: Recipe) -> _State:
+def _tried(workshop: Workshop, judge: Judge, recipe: Recipe, state: _State) -> _State:
+    """The state of another recipe: the same again where that changes nothing."""
+    if recipe.weights == state.recipe.weights and workshop.types(recipe) == workshop.types(state.recipe):
+        return state
     plan = workshop.plan(recipe)
     return _State(recipe, plan, judge.noise(plan))
 

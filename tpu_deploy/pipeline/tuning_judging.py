@@ -34,9 +34,7 @@ class Judge:
     def __init__(self, network: Network, feeds: Sequence[Feed], chip: str, timed: Network | None = None) -> None:
         """`timed` is the network whose cycles count, where that has another batch."""
         self._network, self._feeds, self._chip, self._timed = network, feeds, chip, timed or network
-        results = [_before_squashing(value) for value in network.outputs]
-        features = [found for value in results if (found := _features(network, value)) is not None]
-        self._names = list(dict.fromkeys(name_of(value) for value in [*results, *features]))
+        self._names = judged(network)
         floats = FloatNetwork(network)
         self._wanted: list[dict[str, Array]] = []
         for feed in feeds:
@@ -66,6 +64,13 @@ class Judge:
         """What the chip is estimated to need for a batch."""
         network = lower_to_tpu(self._timed, plan, self._chip)
         return estimate(compile_network(network, self._chip).bmodel).cycles
+
+
+def judged(network: Network) -> list[str]:
+    """The names of the values that are compared: outputs before squashing, and what the last products read."""
+    results = [_before_squashing(value) for value in network.outputs]
+    features = [found for value in results if (found := _features(network, value)) is not None]
+    return list(dict.fromkeys(name_of(value) for value in [*results, *features]))
 
 
 def _before_squashing(value: SSAValue) -> SSAValue:

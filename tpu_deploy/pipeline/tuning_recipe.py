@@ -51,11 +51,12 @@ PASSES: tuple[Pass, ...] = (
     Pass("method", "thresholds of all tensors by another method", _other_methods),
     _switch("zero_points", "zero points for tensors of both signs, so that their grid covers what occurs"),
     _switch("float_outputs", "the sums of the last products as floats", True),
-    _switch("bias", "biases that give every channel its mean"),
-    _switch("factors", "scales of channels, taken in by what makes and reads them", True),
-    _switch("thresholds", "the threshold of each tensor with the least error of what reads it"),
     _switch("float_sums", "tensors added up in float32", True),
+    _switch("bias", "biases that give every channel its mean"),
     _switch("rounding", "weights rounded one after another, each making up for those before"),
+    _switch("equalization", "scales of channels, taken in by the convolutions around", True),
+    _switch("migration", "scales of the channels that matrix products read, taken in by their weights", True),
+    _switch("thresholds", "each tensor's range by what it costs the results"),
     _switch("affine", "gain and mean of each channel corrected in its multiplier and bias"),
     _switch("absorption", "weights moved to make up for errors of what they read"),
 )
@@ -65,19 +66,15 @@ NAMES = tuple(each.name for each in PASSES)
 
 ASYMMETRIC = "zero_points"
 
-SLOW = frozenset({"absorption"})
-"""Passes that are tried only where they are named: they take as long as all others and seldom help."""
-
 
 def chosen_passes(
     passes: Sequence[str] | None = None, without: Sequence[str] = (), symmetric: bool = False
 ) -> tuple[Pass, ...]:
-    """The passes that are to be tried: those named (default: all but SLOW) and not excluded.
+    """The passes that are to be tried: those named (default: all) and not excluded.
 
     Raises BadInput for other names.
     """
-    usual = [name for name in NAMES if name not in SLOW]
-    wanted = {choice("--passes", name, NAMES) for name in (usual if passes is None else passes)}
+    wanted = {choice("--passes", name, NAMES) for name in (NAMES if passes is None else passes)}
     wanted -= {choice("--without", name, NAMES) for name in without}
     if symmetric and passes is not None and ASYMMETRIC in wanted:
         raise BadInput(f"--symmetric: leaves no {ASYMMETRIC}, which --passes names; give one of the two")

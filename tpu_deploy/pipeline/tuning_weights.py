@@ -14,14 +14,18 @@ from tpu_deploy.ir.network import Network, name_of
 from tpu_deploy.pipeline.tuning_execution import Execution, frontier_bytes
 from tpu_deploy.pipeline.tuning_rows import Rows, batch_of, has_rows
 from tpu_deploy.pipeline.tuning_targets import FloatTargets
-from tpu_deploy.quant.fitting import PASSES, Product, fit
+from tpu_deploy.quant.fitting import ONLY_MEANS, PASSES, WITHOUT_TARGETS, Product, fit
 from tpu_deploy.quant.moments import Moments
 from tpu_deploy.quant.plan import ChosenWeights, QuantizationPlan
 
 Array = npt.NDArray[Any]
+Float32Array = npt.NDArray[np.float32]
 
 HELD_BYTES = 1 << 28
 """Bytes of values that all samples together may take: where they would take more, fewer samples are used."""
+
+FOR_MEANS, FOR_OPERANDS = 32, 48
+"""Images that are enough to know means of what products read by, and second moments."""
 
 GATHERED = 1 << 22
 """Terms that are gathered before their moments are taken."""
@@ -36,17 +40,22 @@ def fit_weights(
     Each product is fitted to the float network's result before the ReLU, on what the quantized network gives it with
     the weights of all earlier products fitted. As many feeds are used, evenly spread, as HELD_BYTES have room for.
     """
-    used = _spread(feeds, HELD_BYTES // max(1, frontier_bytes(network, plan)))
+    means_suffice, needs_targets = ONLY_MEANS.issuperset(passes), not WITHOUT_TARGETS.issuperset(passes)
+    room = HELD_BYTES // max(1, frontier_bytes(network, plan))
+    enough = FOR_MEANS if means_suffice else FOR_OPERANDS
+    used = _spread(feeds, room if needs_targets else min(room, -(-enough // batch_of(network))))
     images = len(used) * batch_of(network)
     products = [op for op in network.operations if plan.operations[name_of(op)] == "INT8" and has_rows(network, op)]
     rows = {name_of(op): Rows.of(network, op, images, seed) for seed, op in enumerate(products)}
-    targets = FloatTargets(network, used, rows)
+    targets = FloatTargets(network, used, rows) if needs_targets else None
 
     def choose(op: Operation, product: Product, stored: Sequence[Array]) -> ChosenWeights | None:
         name = name_of(op)
         if name not in rows:
             return None
-        return fit(product, _halves(rows[name], product, stored, targets.take(name)), passes, plan.weight_method)
+        wanted = None if targets is None else targets.take(name)
+        moments = _halves(rows[name], product, stored, wanted, means_suffice)
+        return fit(product, moments, passes, plan.weight_method)
 
     return Execution(network, plan, chip, used, choose).run()
 
@@ -57,9 +66,9 @@ def _spread(feeds: Sequence[Feed], most: int) -> list[Feed]:
 
 
 def _halves(
-    rows: Rows, product: Product, stored: Sequence[Array], wanted: Sequence[npt.NDArray[np.float32]]
+    rows: Rows, product: Product, stored: Sequence[Array], wanted: Sequence[Float32Array] | None, means_suffice: bool
 ) -> tuple[Moments, Moments]:
-    """Moments of the product's rows over the feeds of even and of odd number."""
+    """Moments of the product's rows over the feeds of even and of odd number; without `wanted` those of x alone."""
     groups, outputs, terms = product.weights.shape
     factors = np.array(product.y.factors or (1.0,), np.float32)
     inverse = np.broadcast_to(1 / factors, (groups * outputs,)).reshape(groups, outputs).T[:, None, :]
@@ -71,8 +80,11 @@ def _halves(
         for start in range(0, len(numbers), per_call):
             chosen = numbers[start : start + per_call]
             x = np.concatenate([rows.read(n, stored[n], product.x) for n in chosen], 1)
-            y = np.concatenate([wanted[n] for n in chosen], 1)
-            y *= inverse
-            total += Moments.of(x, y)
+            if wanted is None:
+                total += Moments.of_operand(x, outputs, means_suffice)
+            else:
+                y = np.concatenate([wanted[n] for n in chosen], 1)
+                y *= inverse
+                total += Moments.of(*product.telling(x, y))
         found.append(total)
     return found[0], found[1]

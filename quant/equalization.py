@@ -1,53 +1,47 @@
-"""Types fitted to samples: thresholds, zero points and factors of channels with the least noise where they are read."""
+"""Types fitted to samples: factors of channels with the least noise where they are read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
-from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.quant.add_scales import align_add_scales
-from tpu_deploy.quant.factor_groups import channel_axis, factor_groups, operands_of
+from tpu_deploy.quant.factor_groups import channel_axis, operands_of
 from tpu_deploy.quant.plan import QuantizationPlan, TensorQuantization
 from tpu_deploy.quant.ranges import TensorRange, padding_value, value_range
+from tpu_deploy.quant.scheme import read_with_zeros_between
 from tpu_deploy.quant.ties import Groups, keeps_type
-from tpu_deploy.quant.type_choice import NOTHING, Extremes, Fit, Member, Reader, chosen_types
+from tpu_deploy.quant.type_choice import NOTHING, Extremes, Member, Reader, chosen_types
 from tpu_deploy.quant.value_samples import ChannelDistributions, ValueSamples
 
 Float64Array = npt.NDArray[np.float64]
 
 
-def fitted_types(
+def equalized(
     network: Network,
     plan: QuantizationPlan,
     table: Mapping[str, TensorRange],
     samples: Mapping[str, ValueSamples],
-    is_table: Callable[[Operation], bool],
-    fit: Fit,
+    groups: Sequence[Sequence[str]],
+    zero_points: bool,
 ) -> QuantizationPlan:
-    """The plan with the types of tensors fitted to `samples`: chosen on one half of them, judged on the other.
+    """The plan with factors of channels for the tensors of each of `groups` (`factor_groups`), which have the same.
 
-    The noise of a tensor counts at what its readers make of it. Outputs, what float operations read, and what is joined
-    with constants keep their types. `is_table` tells operations that become tables, which absorb factors.
+    Factors and types are chosen on one half of the `samples` and judged on the other. Outputs and what is joined with
+    constants keep their types. `zero_points` says whether tensors may have them.
     """
-    subject = _Subject(network, plan, table, samples)
-    ties = _planned_ties(network, plan)
-    types, settled = dict(plan.tensors), set()
-    for group in factor_groups(network, plan, is_table) if fit.factors else []:
-        if all(map(subject.is_free, group)):
-            types |= subject.fitted(_typed_together(ties, group), fit, True)
-            settled |= set(group)
-    for tied in ties.sets().values():
-        if settled.isdisjoint(tied) and all(map(subject.is_free, tied)):
-            types |= subject.fitted([tied], fit, False)
-    moved = align_add_scales(network, plan.operations, ties, {root: types[root] for root in ties.sets()})
-    return replace(plan, tensors={name: moved[ties.find(name)] for name in plan.tensors})
+    free = FreeTypes(network, plan, table, samples)
+    types = dict(plan.tensors)
+    for group in groups:
+        if all(map(free.is_free, group)):
+            types |= free.with_factors(group, zero_points)
+    return free.aligned(types)
 
 
 def _planned_ties(network: Network, plan: QuantizationPlan) -> Groups:
@@ -71,8 +65,11 @@ def _typed_together(ties: Groups, names: Sequence[str]) -> list[list[str]]:
     return list(sets.values())
 
 
-class _Subject:
-    """A planned network with its samples: which types are free, and what the choice wants to know of each tensor."""
+class FreeTypes:
+    """A planned network with its samples: which types may be changed, and what there is to know of each tensor.
+
+    `ties` are the tensors that share a type because of what moves them.
+    """
 
     def __init__(
         self,
@@ -82,8 +79,10 @@ class _Subject:
         samples: Mapping[str, ValueSamples],
     ) -> None:
         self._network, self._plan, self._table, self._samples = network, plan, table, samples
+        self.ties = _planned_ties(network, plan)
         self._values = {name_of(v): v for v in network.values()}
         self._fixed = {name_of(v) for v in network.outputs}
+        self._without_zero_point = read_with_zeros_between(network)
         for op in network.operations:
             self._fixed |= self._fixed_by(op)
 
@@ -91,33 +90,44 @@ class _Subject:
         """Tensors whose types an operation does not let go."""
         read = operands_of(self._network, op)
         if self._plan.operations[name_of(op)] != "INT8":
-            return {name_of(v) for v in read if not self._is_made_float(v)}
+            return set()
         has_constants = op.name == "top.Concat" and len(read) < len(op.operands)
-        puts_zeros_between = op.name == "top.Conv" and any(attributes_of(op)["inserts"])
-        if has_constants or puts_zeros_between or padding_value(op) not in (None, 0.0):
+        if has_constants or padding_value(op) not in (None, 0.0):
             return {name_of(v) for v in [*read, *op.results]}
         return set()
-
-    def _is_made_float(self, value: SSAValue) -> bool:
-        owner = value.owner
-        is_computed = isinstance(owner, Operation) and owner.name != "top.Input"
-        return is_computed and self._plan.made_in(name_of(value.owner)) != "INT8"  # type: ignore[arg-type]
 
     def is_free(self, name: str) -> bool:
         """Whether the type of a tensor may be changed."""
         return name not in self._fixed and name in self._samples and self._plan.tensors[name].is_quantized
 
-    def fitted(self, tied: Sequence[Sequence[str]], fit: Fit, with_factors: bool) -> dict[str, TensorQuantization]:
-        """The best types of tensors that have the same factors; those of one inner sequence have the same type."""
+    def may_have_zero_point(self, names: Iterable[str]) -> bool:
+        """Whether none of these tensors has zeros put between its elements, which are stored as 0."""
+        return self._without_zero_point.isdisjoint(names)
+
+    def extremes(self, names: Iterable[str]) -> list[Extremes]:
+        """Of these tensors, over all samples, within what the table says of them."""
+        return [Extremes.of(self._within_table(name)) for name in names]
+
+    def with_factors(self, group: Sequence[str], zero_points: bool) -> dict[str, TensorQuantization]:
+        """The best types of tensors that have the same factors; those that are tied have the same type."""
+        tied = _typed_together(self.ties, group)
         parts = [[self._member(name) for name in names] for names in tied]
-        axis = channel_axis(self._values[tied[0][0]]) or 1
-        kinds = chosen_types(parts, axis, fit, with_factors)
+        axis = channel_axis(self._values[group[0]]) or 1
+        kinds = chosen_types(parts, axis, zero_points and self.may_have_zero_point(group))
         return {name: kind for names, kind in zip(tied, kinds, strict=True) for name in names}
 
+    def aligned(self, types: Mapping[str, TensorQuantization]) -> QuantizationPlan:
+        """The plan with these types, scales around additions moved where that is more exact."""
+        ties, plan = self.ties, self._plan
+        moved = align_add_scales(self._network, plan.operations, ties, {root: types[root] for root in ties.sets()})
+        return replace(plan, tensors={name: moved[ties.find(name)] for name in plan.tensors})
+
+    def _within_table(self, name: str) -> ValueSamples:
+        entry = value_range(self._values[name], self._table.get(name))
+        return self._samples[name].clipped(min(entry.low, 0.0), max(entry.high, 0.0))
+
     def _member(self, name: str) -> Member:
-        value = self._values[name]
-        entry = value_range(value, self._table.get(name))
-        samples = self._samples[name].clipped(min(entry.low, 0.0), max(entry.high, 0.0))
+        value, samples = self._values[name], self._within_table(name)
         half = len(samples.drawn) // 2
         first, second = (samples.part(slice(half)), samples.part(slice(half, None))) if half else (samples, samples)
         readers = tuple(self._reader(use.operation, second) for use in value.uses)

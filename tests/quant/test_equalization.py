@@ -1,4 +1,4 @@
-"""Types are fitted to samples: less noise where they are read, whatever the tensors are like, and always the same."""
+"""Scales of channels are fitted to samples: less noise where they are read, whatever the tensors are like."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.lowering.activation import is_unary
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
-from tpu_deploy.quant.factor_groups import channel_axis, factor_groups
-from tpu_deploy.quant.fitted_types import fitted_types
+from tpu_deploy.quant.equalization import equalized
+from tpu_deploy.quant.factor_groups import around_convolutions, channel_axis, factor_groups
 from tpu_deploy.quant.float_parts import float_outputs, float_sums
-from tpu_deploy.quant.type_choice import Fit
 from tpu_deploy.quant.value_samples import ChannelDistributions, ValueSamples
 from tpu_deploy.runtime.reference import Reference
 
@@ -62,10 +61,10 @@ def table_of(several: Sequence[Values]) -> dict[str, Row]:
     return {n: Row(float(np.abs(a).max()), float(a.min()), float(a.max())) for n, a in joined.items()}
 
 
-def fitted(network: Network, several: Sequence[Values], fit: Fit, scheme: Scheme | None = None) -> QuantizationPlan:
-    plan = make_plan(network, table_of(several), scheme or Scheme())
-    samples = samples_of(network, several)
-    return fitted_types(network, plan, table_of(several), samples, lambda op: is_unary(network, op), fit)
+def fitted(network: Network, several: Sequence[Values], zero_points: bool = True) -> QuantizationPlan:
+    plan = make_plan(network, table_of(several), Scheme())
+    groups = factor_groups(network, plan, lambda op: is_unary(network, op))
+    return equalized(network, plan, table_of(several), samples_of(network, several), groups, zero_points)
 
 
 def noise(network: Network, plan: QuantizationPlan, values: Values) -> float:
@@ -90,22 +89,12 @@ def chain() -> Network:
     return network
 
 
-def test_each_liberty_brings_the_outputs_nearer() -> None:
+def test_scales_of_channels_and_zero_points_bring_the_outputs_nearer() -> None:
     network = chain()
     several, judge = [values_of(network, seed, 1.5) for seed in range(8)], values_of(network, 99, 1.5)
-    fits = (Fit(False, False, False), Fit(True, False, False), Fit(True, False, True))
-    found = [noise(network, fitted(network, several, fit), judge) for fit in fits]
-    assert found[0] > found[1] > 1.1 * found[2]
-
-
-def test_a_rare_outlier_is_cut_off() -> None:
-    top = Top((1, 4, 32, 32))
-    network = top.finish(top.conv("y", top.conv("a", top.x, 4, kernel=1), 4, kernel=1))
-    several = [values_of(network, seed) for seed in range(8)]
-    several[0]["a"][0, 0, 0, 0] = 100.0
-    cut = fitted(network, several, Fit(factors=False)).tensors["a"]
-    kept = fitted(network, several, Fit(thresholds=False, factors=False)).tensors["a"]
-    assert cut.high < 0.5 * kept.high
+    plain = make_plan(network, table_of(several), Scheme())
+    found = [noise(network, plan, judge) for plan in (plain, fitted(network, several, False), fitted(network, several))]
+    assert found[0] > 1.1 * found[1] > 1.1 * found[2]
 
 
 def test_what_is_chosen_on_few_samples_leaves_room_for_others() -> None:
@@ -117,21 +106,21 @@ def test_what_is_chosen_on_few_samples_leaves_room_for_others() -> None:
         values["a"] = np.abs(values["a"])
     for values in several[:4]:
         values["a"][:, 0] = 0.0
-    kind = fitted(network, several, Fit()).tensors["a"]
+    kind = fitted(network, several).tensors["a"]
     assert not kind.factors or kind.factors[0] > 0.5
 
 
 @settings(derandomize=True, max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10_000), fit=st.sampled_from([Fit(), Fit(zero_points=False), Fit(thresholds=False)]))
-def test_any_network_can_be_lowered_afterwards_and_is_no_worse_by_much(seed: int, fit: Fit) -> None:
+@given(seed=st.integers(0, 10_000), zero_points=st.booleans())
+def test_any_network_can_be_lowered_afterwards_and_is_no_worse_by_much(seed: int, zero_points: bool) -> None:
     network = random_top(seed)
     several = [values_of(network, seed + k) for k in range(4)]
     plan = make_plan(network, table_of(several), Scheme())
     judge = values_of(network, seed + 9)
     signal = float(np.mean([np.mean(judge[name_of(v)] ** 2) for v in network.outputs]))
-    made = fitted(network, several, fit)
+    made = fitted(network, several, zero_points)
     assert noise(network, made, judge) < 2 * noise(network, plan, judge) + 0.01 * signal
-    assert made == fitted(network, several, fit)
+    assert made == fitted(network, several, zero_points)
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0, 1e-35])
@@ -140,23 +129,33 @@ def test_tensors_without_any_range_are_fitted_too(fill: float) -> None:
     values = values_of(network, 0)
     for name in ("a", "b", "s", "c"):
         values[name] = np.full_like(values[name], fill)
-    kinds = fitted(network, [values], Fit()).tensors
+    kinds = fitted(network, [values]).tensors
     assert all(np.isfinite(kind.scale) and kind.scale > 0 for kind in kinds.values())
-    lower_to_tpu(network, fitted(network, [values], Fit()))
+    lower_to_tpu(network, fitted(network, [values]))
 
 
-def test_inputs_outputs_and_what_floats_touch_have_no_factors() -> None:
+def test_inputs_and_outputs_have_no_factors_and_casts_take_them_in() -> None:
     network = chain()
     plan = make_plan(network, table_of([values_of(network, 0)]), Scheme(operations={"s": "F32"}))
     groups = factor_groups(network, plan, lambda op: is_unary(network, op))
-    assert groups == [["a"], ["b"], ["c"]]
+    assert groups == [["a"], ["b"], ["d"], ["e"], ["s"], ["c"]]
+    lower_to_tpu(network, fitted(network, [values_of(network, 0)]))
+
+
+def test_groups_are_told_apart_by_the_products_around_them() -> None:
+    top = Top((2, 8))
+    network = top.finish(top.matmul("y", top.matmul("h", top.x, 8), 4))
+    plan = make_plan(network, table_of([values_of(network, 0)]), Scheme())
+    (group,) = factor_groups(network, plan, lambda op: is_unary(network, op))
+    assert group == ["h"] and not around_convolutions(network, group)
+    assert around_convolutions(chain(), ["c"])
 
 
 def test_what_is_added_has_the_same_factors() -> None:
     network = chain()
     plan = make_plan(network, table_of([values_of(network, 0)]), Scheme())
     assert ["d", "e", "s"] in factor_groups(network, plan, lambda op: is_unary(network, op))
-    kinds = fitted(network, [values_of(network, seed, 1.5) for seed in range(4)], Fit()).tensors
+    kinds = fitted(network, [values_of(network, seed, 1.5) for seed in range(4)]).tensors
     assert kinds["d"].factors == kinds["e"].factors == kinds["s"].factors != ()
 
 
