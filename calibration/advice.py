@@ -84,12 +84,15 @@ class Advice:
         return [*lines, self._samples_line()]
 
     def _samples_line(self) -> str:
+        count = f"samples: {self.samples}"
+        if self.duplicates:
+            count += f", {self.samples - len(self.duplicates)} of them different"
         if self.confidence is None:
-            return f"samples: {self.samples}, too few to know how sure the thresholds are; some 20 to 100 are usual"
+            return f"{count}, too few to know how sure the thresholds are; some 20 to 100 are usual"
         found = self.confidence
         sure = f"half of the thresholds are known to {found.median:.1%}, nine of ten to {found.most:.1%}"
         verdict = "enough" if found.is_enough else f"about {found.wanted} would be enough (worst: {found.worst})"
-        return f"samples: {self.samples}, {verdict}; {sure}"
+        return f"{count}, {verdict}; {sure}"
 
     def to_json(self) -> dict[str, Any]:
         """The advice as plain data."""
@@ -106,14 +109,13 @@ def _listed(title: str, found: Sequence[str]) -> list[str]:
 def advise(
     statistics: Statistics, method: str, inputs: Iterable[str] = (), suspicions: Sequence[Suspicion] = ()
 ) -> Advice:
-    """The advice on the samples behind `statistics`, for thresholds by `method`; `inputs` are the network's."""
-    return Advice(
-        statistics.samples,
-        confidence(statistics, method),
-        outliers(statistics, inputs),
-        duplicates(statistics),
-        tuple(suspicions),
-    )
+    """The advice on the samples behind `statistics`, for thresholds by `method`; `inputs` are the network's.
+
+    Where most samples are copies nothing is said of how sure thresholds are: both halves hold the same.
+    """
+    repeated = duplicates(statistics)
+    sure = confidence(statistics, method) if 2 * len(repeated) < statistics.samples else None
+    return Advice(statistics.samples, sure, outliers(statistics, inputs), repeated, tuple(suspicions))
 
 
 def confidence(statistics: Statistics, method: str) -> Confidence | None:

@@ -81,6 +81,14 @@ def test_repeated_samples_are_found() -> None:
     assert duplicates(recorded(samples)) == ((5, 2), (8, 2))
 
 
+def test_copies_of_few_samples_are_not_enough() -> None:
+    advice = advise(recorded(drawn(1, 0.1) * 10), "mse")
+    assert advice.confidence is None
+    assert advice.lines()[-1] == (
+        "samples: 10, 1 of them different, too few to know how sure the thresholds are; some 20 to 100 are usual"
+    )
+
+
 def test_advice_is_the_same_from_shards_and_threads(small_network, pictures) -> None:
     from tpu_deploy.calibration import merge
     from tpu_deploy.calibration.shards import Shard
@@ -99,4 +107,4 @@ def test_advice_is_plain_data_and_few_lines() -> None:
     outlier, repeated, enough = advice.lines()
     assert outlier.startswith("outlier: sample 10 has an input")
     assert repeated.startswith("repeated: sample 3 is sample 0; ") and repeated.endswith("and 1 more")
-    assert enough.startswith("samples: 20, ")
+    assert enough.startswith("samples: 20, 16 of them different, ")
