@@ -196,7 +196,7 @@ def _least_squares(weights: Float64Array, moments: Moments, ridge: float) -> Flo
 
 
 def fitted_gains(weights: Float64Array, halves: Halves) -> Float64Array:
-    """The factors (G, J) with which outputs of real `weights` (G, J, K) err least, as far as both halves bear it out."""
+    """The factors (G, J) with which outputs of real `weights` (G, J, K) err least, as far as both halves agree."""
 
     def best(moments: Moments) -> Float64Array:
         cross = np.einsum("gjk,gkj->gj", weights, moments.cross_covariance)
@@ -208,7 +208,7 @@ def fitted_gains(weights: Float64Array, halves: Halves) -> Float64Array:
 
 
 def fitted_bias(product: Product, weights: Float64Array, halves: Halves) -> Float64Array:
-    """The bias (G, J) that gives outputs of real `weights` their mean, as far as both halves bear it out."""
+    """The bias (G, J) that gives outputs of real `weights` their mean, as far as both halves agree."""
 
     def missing(moments: Moments) -> Float64Array:
         found = np.einsum("gjk,gk->gj", weights, moments.x / moments.count) + product.bias

@@ -36,24 +36,22 @@ def tuned(
     batch_size: int,
     progress: Progress,
 ) -> CalibrationTable:
-    """What `auto` finds on `samples`, which are all held in memory: the table of those that plans were made from, with
-    the plan that was best on the others. `passes` None: all.
+    """What `auto` finds on `samples`, which are all held in memory: their table, with the plan that was made from most
+    of them and was best on the others. `passes` None: all; a single sample can judge none.
     """
     from tpu_deploy.pipeline.tuning import split, tune
     from tpu_deploy.pipeline.tuning_recipe import PASSES
 
-    specs = input_specs(network)
-    feeds = list(samples)
-    whole = batches(feeds, specs)
-    makers, judges = split(len(whole))
-    chosen = [whole[k] for k in makers]
-    spread = SpreadSamples(len(chosen))
-    statistics = collect(network, source, _held(samples.source, chosen), batch_size, progress, spread=spread)
-    plan = tune(
-        network, statistics, chosen, [whole[k] for k in judges], chip, PASSES if passes is None else passes, progress
-    )
-    table = advised(CalibrationTable.of(statistics, METHOD), statistics, source, spread, progress)
-    return tuned_table(table, plan)
+    whole = batches(list(samples), input_specs(network))
+    tried = PASSES if passes is None else passes
+    if len(whole) == 1:
+        progress.note("one batch of samples: --method auto has none to judge by, and fits nothing")
+        tried = ()
+    spread = SpreadSamples(len(whole))
+    statistics = collect(network, source, _held(samples.source, whole), batch_size, progress, spread=spread)
+    makers, judges = ([whole[k] for k in numbers] for numbers in split(len(whole)))
+    plan = tune(network, statistics, makers, judges, chip, tried, progress)
+    return tuned_table(advised(CalibrationTable.of(statistics, METHOD), statistics, source, spread, progress), plan)
 
 
 def passes_of(

@@ -52,7 +52,7 @@ def split(count: int) -> tuple[list[int], list[int]]:
 class Workshop:
     """Makes plans of one canonical network by recipes: all that they are made from, held once.
 
-    `feeds` are whole batches, and `statistics` do not include samples that judge.
+    `feeds` are whole batches, without those that judge; `statistics` are of all samples.
     """
 
     network: Network
@@ -123,9 +123,9 @@ def tune(
 ) -> QuantizationPlan:
     """The best plan that the passes lead to, one after another; its `trials` tell what each of them brought.
 
-    Plans are made from `statistics` and `feeds` and judged on `held_out`, all whole batches; cycles are those of
-    `timed`, the network with another batch. The first plan is plain: symmetric, all in INT8, weights rounded to
-    nearest; none that is further from the float network is returned.
+    Plans are made from `statistics`, ranges of all samples, and from `feeds`, and judged on `held_out`, all whole
+    batches; cycles are those of `timed`, the network with another batch. The first plan is plain: symmetric, all in
+    INT8, weights rounded to nearest; none that is further from the float network is returned.
     """
     workshop, judge = Workshop(network, statistics, feeds, chip), Judge(network, held_out, chip, timed)
     plan = workshop.plan(Recipe())

@@ -31,14 +31,17 @@ SHARES = (1.2, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 HOPELESS = 2.0
 """No narrower range is tried behind one that costs so many times the best."""
 
-COVERED = 0.97
+COVERED = 0.9
 """Tensors are looked at, those that cost most first, until so much of all that rounding costs is covered."""
 
-ELEMENTS = 20_000_000_000
+ELEMENTS = 32_000_000_000
 """Elements that all runs may compute together: networks of many, and large, tensors are run on fewer samples."""
 
-FEWEST, MOST = 4, 64
+FEWEST, MOST = 8, 64
 """Samples (feeds) it is done on, where there are so many."""
+
+FITTING, JUDGING = slice(0, None, 2), slice(1, None, 2)
+"""The feeds that types are chosen on, and those that say whether they are better."""
 
 
 def fit_thresholds(
@@ -53,12 +56,13 @@ def fit_thresholds(
     """The plan with the ranges of its tensors fitted, so that `results` (names of values) are nearest on `feeds`.
 
     Tensors that share a type keep sharing it, factors of channels stay as they are. Ends are tried at shares of what
-    `samples` hold; where `zero_points` are allowed both ends move by themselves.
+    `samples` hold; where `zero_points` are allowed both ends move alone. What one half of the feeds chooses must
+    be better on the other half as well.
     """
     free = FreeTypes(network, plan, table, samples)
     sets = [tied for tied in free.ties.sets().values() if all(map(free.is_free, tied))]
     bench = _Bench(network, _spread(feeds, _feeds_within_budget(network, len(sets))), results)
-    costs = [_Course(bench, tied).cost(plan.tensors[tied[0]]) for tied in sets]
+    costs = [_Course(bench, tied, FITTING).cost(plan.tensors[tied[0]]) for tied in sets]
     total = np.maximum(np.sum(costs, axis=0) if costs else np.zeros(len(results)), NOTHING)
     shares = [float(np.mean(cost / total)) for cost in costs]
     chosen, covered = dict(plan.tensors), 0.0
@@ -67,10 +71,12 @@ def fit_thresholds(
             break
         covered += shares[index]
         tied = sets[index]
-        course, old = _Course(bench, tied), chosen[tied[0]]
+        old, fitting = chosen[tied[0]], _Course(bench, tied, FITTING)
         grid = _Grid.of(old, free.extremes(tied), zero_points and free.may_have_zero_point(tied))
-        best = _cheapest(old, shares[index], grid, partial(_share, course, total))
-        chosen |= dict.fromkeys(tied, best)
+        best = _cheapest(old, shares[index], grid, partial(_share, fitting, total))
+        judging = partial(_share, _Course(bench, tied, JUDGING), total)
+        if best != old and judging(best) < judging(old):
+            chosen |= dict.fromkeys(tied, best)
     return free.aligned(chosen)
 
 
@@ -148,16 +154,17 @@ class _Bench:
 
 
 class _Course:
-    """From the tensors of one type on: what storing them costs each result, over all feeds."""
+    """From the tensors of one type on: what storing them costs each result, over some feeds."""
 
-    def __init__(self, bench: _Bench, tensors: Sequence[str]) -> None:
+    def __init__(self, bench: _Bench, tensors: Sequence[str], part: slice) -> None:
+        """`part` of the bench's feeds is used."""
         self._bench = bench
         self._onward = Onward(bench.model, {name: bench.ranks[name] for name in tensors}, bench.results)
         wanted = dict.fromkeys([*self._onward.reads, *self._onward.reached])
-        self._exact = [bench.values(feed, list(wanted)) for feed in bench.feeds]
+        self._exact = [bench.values(feed, list(wanted)) for feed in bench.feeds[part]]
 
     def cost(self, kind: TensorQuantization) -> Float64Array:
-        """The energy of each result's error over that of the result."""
+        """The energy of each result's error over that of the result on all feeds."""
         found = dict.fromkeys(self._bench.results, 0.0)
         for exact in self._exact:
             for name, result in zip(self._onward.reached, self._onward.results(exact, kind), strict=True):
@@ -173,4 +180,4 @@ def _spread(feeds: Sequence[Feed], most: int) -> list[Feed]:
 def _feeds_within_budget(network: Network, sets: int) -> int:
     """How many feeds the budget allows: half of the network, on an average, is run for each type of each set."""
     elements = sum(math.prod(shape_of(v)) for v in network.values())
-    return min(MOST, max(FEWEST, ELEMENTS // max(1, elements // 2 * sets * len(SHARES))))
+    return min(MOST, max(FEWEST, 2 * ELEMENTS // max(1, elements * sets * len(SHARES))))
