@@ -49,6 +49,15 @@ def test_a_metric_shows_in_the_table_and_names_may_be_tpu_mlirs(folder: Path, co
     assert "relu1_Relu F16" in table or "relu1_Relu" not in table
 
 
+def test_a_table_that_a_search_makes_has_the_names_that_its_quantize_table_has(folder: Path, command: Command) -> None:
+    options = ("--data", "samples.npz", "--target", "sqnr>=1", "--tpu-mlir-names")
+    assert command("search", "model.onnx", *options).code == 0
+    table = (folder / "model.qtable.table").read_text()
+    assert "relu1_Relu " in table and "relu1 " not in table
+    arguments = ("--calibration", "model.qtable.table", "--qtable", "model.qtable", "-o", "m.bmodel", "--no-verify")
+    assert command("deploy", "model.onnx", *arguments).code == 0
+
+
 def test_an_interrupted_search_says_that_it_can_go_on(
     folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,13 +13,16 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx_cases import model as onnx_model
 from planted_model import PLANTED, images, planted_model
-from small_model import feeds, saved, small_model
+from small_model import feeds, samples, saved, small_model
 
 import tpu_deploy
+from tpu_deploy.calibration import CalibrationTable
 from tpu_deploy.errors import BadInput
+from tpu_deploy.pipeline.plans import plan_path
 from tpu_deploy.pipeline.search import Search, TargetMissed
 from tpu_deploy.pipeline.search_engine import Engine
 from tpu_deploy.pipeline.search_noise import Probe
+from tpu_deploy.quant import QuantizationPlan
 
 TARGET = "similarity>=0.999"
 
@@ -212,6 +215,43 @@ def test_a_given_calibration_table_is_used_and_none_is_written(calibrated: Any, 
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         "m.qtable", "m.qtable.front.csv", "m.qtable.front.json", "m.qtable.search.json"
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Search]:
+    """A model, and a search from a plan that was tuned to it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    model = saved(small_model(), folder / "m.onnx")
+    data = {"image": samples(24)}
+    return model, tpu_deploy.search(model, data, "sqnr>=40", method="auto", output=folder / "m.qtable")
+
+
+def test_a_search_may_begin_with_a_tuned_plan_and_leaves_the_rest_of_it_as_it_was(tuned: tuple[Path, Search]) -> None:
+    model, search = tuned
+    assert search.is_reached and search.calibration is not None
+    table, output = CalibrationTable.read(search.calibration), search.path.with_name("m.bmodel")
+    assert table.method == "auto" and plan_path(search.calibration).exists()
+    base = QuantizationPlan.load(plan_path(search.calibration))
+    assert search.plan.trials == base.trials
+    for name, each in search.plan.weights.items():
+        assert np.array_equal(each.weights, base.weights[name].weights)
+    assert {n: p for n, p in base.operations.items() if p != "INT8"}.items() <= search.plan.operations.items()
+    built = tpu_deploy.deploy(model, calibration=search.calibration, qtable=search.path, output=output, verify=False)
+    assert built.plan == search.plan and built.timing.cycles == search.chosen.cycles
+
+
+def test_another_target_takes_the_plan_that_was_tuned_for_the_first(tuned: tuple[Path, Search]) -> None:
+    model, search = tuned
+    before, heard = plan_path(search.calibration).stat().st_mtime_ns, Heard()
+    options = {"method": "auto", "output": search.path, "progress": heard}
+    again = tpu_deploy.search(model, {"image": samples(24)}, "sqnr>=60", **options)
+    assert heard.notes[0] == f"{search.calibration}: was made of the same samples, and is used again"
+    assert (
+        plan_path(search.calibration).stat().st_mtime_ns == before and again.integer.figures == search.integer.figures
+    )
+    heard.notes.clear()
+    tpu_deploy.search(model, {"image": samples(23)}, "sqnr>=60", **options)
+    assert "is used again" not in heard.notes[0]
 
 
 def test_a_metric_may_drop_so_far_and_no_further(tmp_path: Path) -> None:

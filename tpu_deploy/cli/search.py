@@ -109,7 +109,7 @@ def _text(model: str, found: Search) -> str:
 
 
 def _table(found: Search) -> str:
-    """The front, and below it the network in INT8 where that is not on it."""
+    """The front, and below it the network in INT8, or as it was tuned, where that is not on it."""
     from tpu_deploy.reports.text import columns, cosine, decibels
 
     usual = found.integer
@@ -128,7 +128,8 @@ def _table(found: Search) -> str:
         )
         for each in points
     ]
-    heads = ("", "cycles", "to INT8", "similarity", "SQNR", "metric", "float", "float sums", "precisions")
+    start = "to auto" if found.plan.trials else "to INT8"
+    heads = ("", "cycles", start, "similarity", "SQNR", "metric", "float", "float sums", "precisions")
     shown = [k for k in range(len(heads)) if heads[k] != "metric" or usual.metric is not None]
     cells = [[row[k] for k in shown] for row in rows]
     return columns(cells, [heads[k] for k in shown], frozenset(range(1, len(shown) - 1)))

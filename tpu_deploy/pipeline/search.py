@@ -6,44 +6,31 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpu_deploy.calibration.feeds import Feed
-from tpu_deploy.calibration.samples import Samples
-from tpu_deploy.calibration.table import CalibrationTable, tool_version
-from tpu_deploy.calibration.thresholds import METHODS
+from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.chips import chip as chip_named
 from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.ir.network import Network
 from tpu_deploy.pipeline import search_front
 from tpu_deploy.pipeline.evaluation import imported
-from tpu_deploy.pipeline.float_model import OriginalModel
-from tpu_deploy.pipeline.labels import Given, LabelledSamples, labelled
-from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.labels import Given, labelled
+from tpu_deploy.pipeline.options import SILENT, Progress, choice
 from tpu_deploy.pipeline.plans import plan_of
-from tpu_deploy.pipeline.samples import Data, batches, held_back
+from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.search_engine import Engine, Figures, Measured, Task
 from tpu_deploy.pipeline.search_front import Point
-from tpu_deploy.pipeline.search_noise import SAMPLES as RANKED
+from tpu_deploy.pipeline.search_material import Files, Material, given_ranges, identity, own_ranges
 from tpu_deploy.pipeline.search_record import SearchRecord
-from tpu_deploy.pipeline.search_samples import (
-    JUDGED,
-    digest,
-    digest_of_data,
-    divided,
-    labelled_part,
-    loaded,
-    part,
-    repeatable,
-    spread,
-    unlabelled,
-)
-from tpu_deploy.pipeline.search_target import Drop, MetricJudge, SimilarityJudge, Target, target_of
+from tpu_deploy.pipeline.search_samples import digest, digest_of_data, repeatable
+from tpu_deploy.pipeline.search_target import Drop, SimilarityJudge, Target, target_of
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
-from tpu_deploy.pipeline.tables import METHOD, check_table, collect, read_table, write_table
+from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.pipeline.tpu_mlir_names import names_by_value
+from tpu_deploy.pipeline.tuned_tables import CHOICES
 from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.plan import FLOATS
 from tpu_deploy.quant.qtable import QuantizeTable
@@ -61,7 +48,8 @@ class Search:
     """What a search found: the plan of `chosen`, and the front of cheapest plans, the cheapest first.
 
     `path` is the quantize table, `calibration` where the table lies that it goes with (None: it was given in memory).
-    `integer` is the network in INT8. All were judged on `samples` samples of `source`.
+    `integer` is the network as it was planned, with nothing in float for the target's sake. All were judged on
+    `samples` samples of `source`.
     """
 
     path: Path
@@ -113,38 +101,43 @@ def search(
     `target` is `similarity>=0.99` (cosine of the worst output and sample) or `sqnr>=20` (of the worst output, all
     samples together); or `metric`, as `evaluate` takes it, may be worse by `drop` (`0.5%`) than the float model's.
     Without a `calibration` table thresholds come from three quarters of `data`, and the table is written beside the
-    result; plans are judged on the others. `precision` (f16, bf16, f32) is that of float operations; by default f16,
-    bf16 where values leave its range, f32 where that is not near enough.
+    result; plans are judged on the others. With the method "auto", or a table that was tuned with it, all plans are the
+    tuned one with parts of it in float. `precision` (f16, bf16, f32) is that of float operations; by default f16, bf16
+    where values leave its range, f32 where that is not near enough.
 
     Writes to `output` (default: MODEL.qtable) the quantize table, and beside it the front as .front.json and .front.csv
     and what was measured as .search.json: an interrupted search, or one for another target, goes on from that.
 
     Raises BadInput for anything unusable, TargetMissed (after writing) when no plan reaches the target.
     """
+    method = choice("--method", method, CHOICES)
     precisions = PRECISIONS if precision is None else (choice("--precision", precision, tuple(map(str.lower, FLOATS))),)
     goal, measure = _goal(target, metric, drop)
     source, chip = Source.of(model), chip_named(chip).name
-    given = model, data, calibration, labels
-    files = Files(writable_file(_default_output(source) if output is None else output, "-o", *given))
-    for beside in (files.record, files.front_json, files.front_csv, files.calibration):
-        writable_file(beside, "-o", *given)
+    files = Files(Path(_default_output(source) if output is None else output))
+    files.check(model, data, calibration, labels)
     progress.stage("Import the ONNX model")
     top = canonical_network(source, settled_shapes(source, input_shapes, 1, progress))
     opened = labelled(data := repeatable(data), input_specs(top), preprocessing, samples, labels)
     material = Material(source, top, opened, calibration is None)
     if measure is not None:
         _try_metric(measure.metric, material)
-    table, table_path = _ranges(material, calibration, choice("--method", method, tuple(METHODS)), files, progress)
+    if calibration is None:
+        known = digest_of_data(data)
+        told = f"{known} {preprocessing}" if known else ""
+        ranges = own_ranges(material, method, told, chip, files, tpu_mlir_names, progress)
+    else:
+        ranges = given_ranges(material, calibration)
     material.load(progress)
-    record = SearchRecord(files.record, _identity(material, table, chip), progress)
+    record = SearchRecord(files.record, identity(material, ranges, chip), progress, ranges.origin)
     judges: dict[str, Figures] = {"similarity": SimilarityJudge(top, material.judging).figures}
     if measure is not None:
         kind, judge = _kind_of_fact(measure.metric, material, data), material.judge(measure.metric)
         judges[kind] = judge.figures
         goal = measure.drop.target(measure.metric, record.fact(kind, "float", judge.exact), less_is_better)
     assert goal is not None
-    task = _task(top, table, chip, material.ranking, judges, goal, precisions)
-    found = _written(task, Engine(task, record, progress), files, table_path, material, tpu_mlir_names)
+    task = _task(top, ranges.table, chip, material.ranking, judges, goal, precisions)
+    found = _written(task, Engine(task, record, progress), files, ranges.path, material, tpu_mlir_names)
     if not found.is_reached:
         raise TargetMissed(_missed(source, found, goal), found)
     return found
@@ -170,78 +163,6 @@ def _task(
         peaks={name: max(abs(entry.min), abs(entry.max)) for name, entry in table.items()},
         precisions=[each.upper() for each in precisions],
     )
-
-
-@dataclass(frozen=True)
-class Files:
-    """The quantize table, and what is written beside it."""
-
-    qtable: Path
-
-    def _beside(self, suffix: str) -> Path:
-        return self.qtable.with_name(f"{self.qtable.name}{suffix}")
-
-    @property
-    def record(self) -> Path:
-        """What was measured."""
-        return self._beside(".search.json")
-
-    @property
-    def front_json(self) -> Path:
-        """The front."""
-        return search_front.front_path(self.qtable)
-
-    @property
-    def front_csv(self) -> Path:
-        """The front for spreadsheets."""
-        return self._beside(".front.csv")
-
-    @property
-    def calibration(self) -> Path:
-        """The calibration table, where the search made it."""
-        return self._beside(".table")
-
-
-class Material:
-    """The samples of a search: some to learn from, others to judge on."""
-
-    def __init__(self, source: Source, top: Network, opened: LabelledSamples, calibrates: bool) -> None:
-        """`calibrates`: whether thresholds come from them too."""
-        self.source, self.top = source, top
-        self.specs = input_specs(top)
-        self.opened = unlabelled(opened, self.specs)
-        self._whole = opened
-        self.learned, self.held_out = divided(len(self.opened), calibrates)
-        self.labelled = labelled_part(opened, self.held_out)
-        self.ranking: list[Feed] = []
-        self.judging: list[Feed] = []
-
-    @property
-    def learning(self) -> Samples:
-        """The samples to learn from."""
-        return part(self.opened, self.learned)
-
-    @property
-    def judged(self) -> list[int]:
-        """The numbers of the samples that similarity is measured on."""
-        return spread(self.held_out, JUDGED)
-
-    def judge(self, metric: Metric, limit: int | None = None) -> MetricJudge:
-        """The judge of a metric over the first `limit` (default: all) of the samples held out."""
-        samples = labelled_part(self._whole, self.held_out[:limit])
-        return MetricJudge(metric, samples, OriginalModel(self.source), self.specs)
-
-    def load(self, progress: Progress) -> None:
-        """Loads the batches to rank and to judge on. Raises BadInput for a sample that cannot be used."""
-        progress.stage("Load samples")
-        if self.learned == self.held_out:
-            progress.note(
-                f"{self.opened.source}: too few samples to hold any out; plans are judged on what they rest on"
-            )
-        ranked, judged = spread(self.learned, RANKED), self.judged
-        feeds = loaded(self.opened, [*ranked, *judged])
-        self.ranking = batches([feeds[number] for number in ranked], self.specs)
-        self.judging = batches([feeds[number] for number in judged], self.specs)
 
 
 @dataclass(frozen=True)
@@ -278,39 +199,6 @@ def _try_metric(metric: Metric, material: Material) -> None:
 
 def _default_output(source: Source) -> str:
     return f"{'model' if source.path is None else source.path.stem}.qtable"
-
-
-def _ranges(
-    material: Material,
-    calibration: CalibrationTable | str | os.PathLike[str] | None,
-    method: str,
-    files: Files,
-    progress: Progress,
-) -> tuple[CalibrationTable, Path | None]:
-    """The calibration table, and where it lies: the given one, or a new one beside the result."""
-    source, top = material.source, material.top
-    if isinstance(calibration, CalibrationTable):
-        check_table(calibration, source, top)
-        return calibration, None
-    if calibration is not None:
-        return read_table(calibration, source, top), Path(calibration)
-    progress.stage("Calibrate")
-    opened, first = held_back(material.learning, material.specs)
-    statistics = collect(top, source, opened, 1, progress)
-    table = replace(CalibrationTable.of(statistics, method), first_samples=tuple(first))
-    write_table(table, files.calibration)
-    return table, files.calibration
-
-
-def _identity(material: Material, table: CalibrationTable, chip: str) -> dict[str, str]:
-    """What measurements depend on, each by what tells it from others."""
-    return {
-        "model": material.source.hash,
-        "calibration table": hashlib.sha256(repr(sorted(table.items())).encode()).hexdigest(),
-        "samples": digest([*material.ranking, *material.judging]),
-        "chip": chip,
-        "version": tool_version(),
-    }
 
 
 def _kind_of_fact(metric: Metric, material: Material, data: Data) -> str:

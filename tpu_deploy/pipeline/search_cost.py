@@ -112,23 +112,29 @@ class Costs:
 
     @classmethod
     def of(cls, wiring: Wiring, integer: Timed, sums: Timed, floating: Timed, rates: CastRates) -> Costs:
-        """The costs from three networks: INT8, INT8 with products whose sums become floats, and float.
+        """The costs from three networks: as planned, the same with products whose sums become floats, and float.
 
         The second holds so many casts that it moves more than any good mixture: only its computing counts.
         """
-        none = Busy(0, 0)
-        own = {name: integer.busy.get(name, none) for name in wiring.operations}
-        quantized = dict.fromkeys(wiring.operations, 0.0)
-        for tensor, readers in wiring.readers.items():
-            if wiring.makers.get(tensor) in wiring.products:
-                quantized[readers[0]] += rates.quantize * rates.held(wiring.shapes[tensor])
-        computed = {n: max(sums.busy.get(n, none).tiu - quantized[n], 0.0) for n in wiring.operations}
+        none, bare = Busy(0, 0), cls(wiring, {}, rates)
+        products = frozenset(wiring.products - wiring.only_float)
+
+        def computed(found: Timed, mixture: Mixture) -> dict[str, float]:
+            """Cycles of the TIU by operation, without its casts."""
+            cycles = {name: found.busy.get(name, none).tiu for name in wiring.operations}
+            for _, reader, cast in bare.casts(wiring.completed(mixture)):
+                cycles[reader] = max(cycles[reader] - cast.tiu, 0.0)
+            return cycles
+
+        def form(cycles: Mapping[str, float], found: Timed) -> dict[str, Busy]:
+            return {name: Busy(cycles[name], found.busy.get(name, none).gdma) for name in wiring.operations}
+
         return cls(
             wiring,
             {
-                INTEGER: own,
-                SUMS: {name: Busy(computed[name], own[name].gdma) for name in wiring.operations},
-                FLOAT: {name: floating.busy.get(name, none) for name in wiring.operations},
+                INTEGER: form(computed(integer, Mixture()), integer),
+                SUMS: form(computed(sums, Mixture(results=products)), integer),
+                FLOAT: form(computed(floating, wiring.all_float), floating),
             },
             rates,
         )

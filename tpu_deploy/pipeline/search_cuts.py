@@ -87,7 +87,7 @@ class Cuts:
         chosen = self._wiring.computing
         floats = frozenset(name for name in chosen if side[self._nodes["computed", name]])
         sums = {name for name in self._wiring.products if side[self._nodes["made", name]]}
-        return Mixture(floats, frozenset(sums - floats - self._wiring.only_float))
+        return Mixture(floats, frozenset(sums - floats - self._wiring.only_float - self._wiring.only_sums))
 
     def _node(self, kind: str, name: str) -> int:
         return self._nodes.setdefault((kind, name), len(self._nodes))
@@ -117,6 +117,8 @@ class Cuts:
             self._arc(computed, 1, name, _difference(forms[FLOAT], forms[SUMS]))
         else:
             self._arc(computed, 1, name, _difference(forms[FLOAT], forms[INTEGER]))
+        if name in self._wiring.only_sums:
+            self._bound.append((0, self._node("made", name)))
         if name in self._wiring.only_float:
             self._bound.append((0, computed))
         if name in self._wiring.only_int8:

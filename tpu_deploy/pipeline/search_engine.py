@@ -75,7 +75,7 @@ class Outcome:
 
     @property
     def integer(self) -> Measured:
-        """The network without a float operation but those that have no other form: measured first."""
+        """The network as it was planned, with no operation in float for the sake of the target: measured first."""
         return self.measured[0]
 
 
@@ -103,7 +103,8 @@ class Engine:
     def __init__(self, task: Task, record: SearchRecord, progress: Progress) -> None:
         self._task, self._record, self._progress = task, record, progress
         self._precision = task.precisions[0]
-        self._wiring = Wiring.of(task.top, self._precision)
+        self._base = task.planned(Scheme())
+        self._wiring = Wiring.of(task.top, self._precision, self._base)
         self._peaks = dict(task.peaks)
         self._done: dict[str, Measured] = {}
 
@@ -115,7 +116,7 @@ class Engine:
         for precision in self._task.precisions[1:]:
             if self._reached(floating) or self._reached(integer):
                 break
-            self._precision, self._wiring = precision, Wiring.of(self._task.top, precision)
+            self._precision, self._wiring = precision, Wiring.of(self._task.top, precision, self._base)
             floating = self._measured(self._wiring.all_float)
         if self._wiring.computing:
             model = Model(self._wiring, noise, self._costs())
@@ -131,7 +132,7 @@ class Engine:
         """The noise of each place, ranked on some batches; peaks become known by the way."""
         task = self._task
         sums = Scheme(results=dict.fromkeys(self._integer_products(), "F32"))
-        probe = Probe(task.top, self._wiring, task.planned(Scheme()), task.planned(sums), task.chip)
+        probe = Probe(task.top, self._wiring, self._base, task.planned(sums), task.chip)
         feeds = task.ranking[: probe.batches(len(task.ranking))]
 
         def measured(number: int) -> Any:
@@ -151,7 +152,9 @@ class Engine:
         return Noise(probe.places, energies, WORST if task.target.figure == SIMILARITY else 1.0)
 
     def _integer_products(self) -> list[str]:
-        return [n for n in self._wiring.operations if n in self._wiring.products - self._wiring.only_float]
+        """The products whose sums can become floats, and are not yet."""
+        wiring = self._wiring
+        return [n for n in wiring.operations if n in wiring.products - wiring.only_float - wiring.only_sums]
 
     def scheme(self, mixture: Mixture, precision: str) -> Scheme:
         """What the plan of a mixture is made from."""

@@ -17,9 +17,12 @@ SCHEMA = 1
 class SearchRecord:
     """Measured facts by kind and name. Asked for one it lacks, it has it measured, and writes the file at once."""
 
-    def __init__(self, path: Path, inputs: Mapping[str, str], progress: Progress) -> None:
-        """`inputs` (what to digest): with others than the file's its facts are worthless, which is told."""
-        self._path, self._inputs = path, dict(inputs)
+    def __init__(self, path: Path, inputs: Mapping[str, str], progress: Progress, origin: str = "") -> None:
+        """`inputs` (what to digest): with others than the file's its facts are worthless, which is told.
+
+        `origin` is written down for `origin_in`.
+        """
+        self._path, self._inputs, self._origin = path, dict(inputs), origin
         self._facts: dict[str, dict[str, Any]] = {}
         if not path.exists():
             return
@@ -39,6 +42,14 @@ class SearchRecord:
         self._facts = facts
         progress.note(f"{path}: {sum(map(len, facts.values()))} earlier measurements are used")
 
+    @staticmethod
+    def origin_in(path: Path) -> str:
+        """What the calibration table beside a record was made of; "" where that is not known."""
+        try:
+            return str(json.loads(path.read_bytes())["origin"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
     def has(self, kind: str, name: str) -> bool:
         """Whether a fact is known."""
         return name in self._facts.get(kind, {})
@@ -50,7 +61,7 @@ class SearchRecord:
     def kept(self, kind: str, name: str, fact: Any) -> Any:
         """The fact that was measured, now entered."""
         self._facts.setdefault(kind, {})[name] = fact
-        content = {"schema": SCHEMA, "inputs": self._inputs, "facts": self._facts}
+        content = {"schema": SCHEMA, "inputs": self._inputs, "origin": self._origin, "facts": self._facts}
         with replacing(self._path) as stream:
             stream.write(json.dumps(content).encode())
         return fact

@@ -100,7 +100,7 @@ def digest(feeds: Iterable[Feed]) -> str:
 
 
 def digest_of_data(data: Data) -> str:
-    """What tells `data` from others: names, sizes and times of files, the content of arrays, else nothing."""
+    """What tells `data` from others: names, sizes and times of files, the content of arrays, else "": nothing does."""
     if isinstance(data, Mapping):
         return digest([{str(name): np.asarray(array) for name, array in data.items()}])
     if not isinstance(data, str | os.PathLike):

@@ -18,7 +18,7 @@ ANY_FLOAT = "F32"
 
 @dataclass(frozen=True)
 class Mixture:
-    """The operations computed in float, and the INT8 products whose sums become floats; all others are INT8."""
+    """The operations computed in float, and the INT8 products whose sums become floats; all others are as planned."""
 
     floats: frozenset[str] = frozenset()
     results: frozenset[str] = frozenset()
@@ -34,8 +34,9 @@ class Mixture:
 class Wiring:
     """A canonical TOP network as names: operations in order, and the tensors they read and make.
 
-    `outputs` are the tensors that are returned. `products` can give their sums as floats. `only_float` and
-    `only_int8` are what has but one form, `moving` operations compute nothing and follow their neighbours.
+    `outputs` are the tensors that are returned. `products` can give their sums as floats, `only_sums` do so in any
+    mixture. `only_float` and `only_int8` are what has but one form, `moving` operations compute nothing and follow
+    their neighbours.
     """
 
     operations: tuple[str, ...]
@@ -45,13 +46,17 @@ class Wiring:
     shapes: Mapping[str, tuple[int, ...]]
     outputs: tuple[str, ...]
     products: frozenset[str]
+    only_sums: frozenset[str]
     only_float: frozenset[str]
     only_int8: frozenset[str]
     moving: tuple[Movements, ...]
 
     @classmethod
-    def of(cls, network: Network, precision: str) -> Wiring:
-        """The wiring of a network whose operations may be INT8 or `precision`."""
+    def of(cls, network: Network, precision: str, base: QuantizationPlan) -> Wiring:
+        """The wiring of a network whose operations may be as in the plan `base`, or in `precision`.
+
+        What is float in `base` stays so in every mixture.
+        """
         names = [name_of(op) for op in network.operations]
         reads = {
             name_of(op): tuple(
@@ -66,7 +71,10 @@ class Wiring:
         planned = {p: QuantizationPlan({}, dict.fromkeys(names, p)) for p in ("INT8", precision)}
         refused = {p: {each.name for each in refusals(network, plan)} for p, plan in planned.items()}
         kinds = {name_of(op): op.name for op in network.operations}
-        only_float = {n for n in names if kinds[n] in FLOAT_ONLY or n in refused["INT8"]}
+        moving = tuple(movements(network))
+        follow = {name for each in moving for name in each.inside}
+        planned_float = {n for n in names if base.operations[n] != "INT8"} - follow
+        only_float = {n for n in names if kinds[n] in FLOAT_ONLY or n in refused["INT8"]} | planned_float
         return cls(
             operations=tuple(names),
             reads=reads,
@@ -75,9 +83,10 @@ class Wiring:
             shapes={name_of(value): shape_of(value) for value in network.values()},
             outputs=tuple(dict.fromkeys(name_of(value) for value in network.outputs)),
             products=frozenset(n for n in names if kinds[n] in INTEGER_PRODUCTS),
+            only_sums=frozenset(base.results) - only_float,
             only_float=frozenset(only_float),
             only_int8=frozenset(n for n in names if n in refused[precision] and n not in only_float),
-            moving=tuple(movements(network)),
+            moving=moving,
         )
 
     @cached_property
@@ -111,12 +120,13 @@ class Wiring:
     def completed(self, mixture: Mixture) -> Mixture:
         """The mixture with everything that follows from it: what has only a float form, and movements."""
         floats = mixture.floats | self.only_float
+        results = (mixture.results | self.only_sums) - floats
         if not self.moving:
-            return Mixture(floats, mixture.results - floats)
+            return Mixture(floats, results)
         computed = {name: ANY_FLOAT if name in floats else "INT8" for name in self.operations}
-        made = computed | dict.fromkeys(mixture.results - floats, ANY_FLOAT)
+        made = computed | dict.fromkeys(results, ANY_FLOAT)
         follow = {name for each in self.moving if each.precision(computed, made) != "INT8" for name in each.inside}
-        return Mixture(floats | follow, mixture.results - floats)
+        return Mixture(floats | follow, results)
 
     def is_made_float(self, tensor: str, completed: Mixture) -> bool:
         """Whether a tensor is a float before any cast: inputs are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,11 +100,8 @@ def calibrate(
         found, first = _earlier(statistics, source), _earlier_samples(statistics, source, input_shapes)
         table = advised(CalibrationTable.of(found, method), found, source, SpreadSamples(0), progress)
     table = replace(table, first_samples=tuple(first))
-    if target is not None and tpu_mlir_names:
-        graph = source.file.proto.graph
-        write_table(_with_folded_tensors(table, graph), target, names_by_value(graph))
-    elif target is not None:
-        write_table(table, target)
+    if target is not None:
+        write_table(table, target, source.file.proto.graph if tpu_mlir_names else None)
     return table
 
 
@@ -180,10 +177,11 @@ def _beside(table: Path) -> tuple[Path, Path, Path, Path]:
     return statistics_path(table), samples_path(table), plan, weights_path(plan)
 
 
-def write_table(table: CalibrationTable, target: Path, names: Mapping[str, str] | None = None) -> None:
-    """Writes the table, with the `names` tensors have elsewhere, and beside it its statistics, first samples and plan.
+def write_table(table: CalibrationTable, target: Path, graph: GraphProto | None = None) -> None:
+    """Writes the table, under the names that TPU-MLIR gives the tensors of `graph`, and beside it its statistics, first
+    samples and plan. What of an earlier table lay there and this one lacks goes.
 
-    What of an earlier table lay there and this one lacks goes. Raises BadInput, leaving nothing new behind.
+    Raises BadInput, leaving nothing new behind.
     """
     assert table.statistics is not None
     statistics, samples, plan, weights = _beside(target)
@@ -200,7 +198,10 @@ def write_table(table: CalibrationTable, target: Path, names: Mapping[str, str] 
             table.plan.save(plan)
         else:
             plan.unlink(missing_ok=True)
-        table.write(target, names)
+        if graph is None:
+            table.write(target)
+        else:
+            _with_folded_tensors(table, graph).write(target, names_by_value(graph))
     except BadInput:
         for path in new:
             path.unlink(missing_ok=True)
