@@ -42,7 +42,7 @@ def _gelu(x: Reals, mode: str) -> Reals:
     elif mode == "sigm":
         share = _sigmoid(1.702 * x)
     else:
-        share = 0.5 + 0.5 * np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))
+        share = 0.5 + 0.5 * _erf(x / math.sqrt(2))
     return np.asarray(x * share, np.float64)
 
 
@@ -51,12 +51,17 @@ def _sigmoid_of(x: Reals, a: Attributes) -> Reals:
     return np.asarray(value * a["scale"] + a["bias"], np.float64)
 
 
+def _erf(x: Reals) -> Reals:
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x), np.float64)
+
+
 FORMULAS: dict[str, Callable[[Reals, Attributes], Reals]] = {
     "top.Relu": lambda x, a: np.maximum(x, 0) if a["relu_limit"] < 0 else np.clip(x, 0, a["relu_limit"]),
     "top.LeakyRelu": lambda x, a: np.where(x < 0, x * a["alpha"], x),
     "top.Clip": lambda x, a: np.clip(x, a["min"], a["max"]),
     "top.Sigmoid": _sigmoid_of,
     "top.Tanh": lambda x, a: np.tanh(x),
+    "top.Erf": lambda x, a: _erf(x),
     "top.HardSigmoid": lambda x, a: np.clip(a["alpha"] * x + a["beta"], 0, 1),
     "top.HardSwish": lambda x, a: x * np.clip(x / 6 + 0.5, 0, 1),
     "top.SiLU": lambda x, a: x * _sigmoid(x),

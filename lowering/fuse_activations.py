@@ -1,7 +1,8 @@
-"""Activations that exporters spell out become one operation: SiLU, HardSwish, Mish and HardSigmoid."""
+"""Activations that exporters spell out become one operation: SiLU, HardSwish, Mish, HardSigmoid and GELU."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ def fuse_activations(network: Network) -> int:
     """The number of patterns replaced. A value inside the pattern that others read, or that is returned, forbids it."""
     changed = 0
     for op in network.operations:
-        found = _gated(op) or _hard_swish(network, op) or _hard_sigmoid(network, op)
+        found = _gated(op) or _hard_swish(network, op) or _hard_sigmoid(network, op) or _gelu(network, op)
         if found is not None:
             name, x, attributes = found
             rebuild(network, op, name, [x], attributes)
@@ -104,10 +105,16 @@ def _ramp(network: Network, value: SSAValue) -> Ramp | None:
     interval = read_clamp(maker) if maker is not None else None
     if maker is None or interval is None or not interval.is_relu or interval.high >= UNBOUNDED:
         return None
-    x, slope, offset = maker.operands[0], 1.0, 0.0
-    while (step := _with_numbers(network, private_producer(x))) is not None:
-        x, slope, offset = step[0], slope * step[1], slope * step[2] + offset
+    x, slope, offset = _line(network, maker.operands[0])
     return Ramp(x, slope, offset, interval.high) if offset else None
+
+
+def _line(network: Network, value: SSAValue) -> tuple[SSAValue, float, float]:
+    """`x`, `slope` and `offset` of a value that is slope * x + offset, made in steps that nobody else reads."""
+    slope, offset = 1.0, 0.0
+    while (step := _with_numbers(network, private_producer(value))) is not None:
+        value, slope, offset = step[0], slope * step[1], slope * step[2] + offset
+    return value, slope, offset
 
 
 def _with_numbers(network: Network, op: Operation | None) -> tuple[SSAValue, float, float] | None:
@@ -148,3 +155,55 @@ def _hard_swish(network: Network, op: Operation) -> Found | None:
         if _near(gain * ramp.slope, 1 / 6) and _near(gain * ramp.offset, 0.5):
             return "top.HardSwish", x, {}
     return None
+
+
+# ---- x * (1 + gate(x)) / 2
+
+
+def _gelu(network: Network, op: Operation) -> Found | None:
+    """x * (1 + erf(x / sqrt(2))) / 2, or its approximation by tanh, the half anywhere."""
+    factor = _factor(network, op)
+    product = private_producer(factor[0]) if factor is not None else op
+    for x, gate in _factors(product) if product is not None else ():
+        gain = factor[1] if factor is not None else 1.0
+        scaled = _factor(network, private_producer(x)) if factor is None else None
+        if scaled is not None:
+            x, gain = scaled
+        inner, slope, offset = _line(network, gate)
+        maker = private_producer(inner)
+        if maker is None or not (_near(gain * slope, 0.5) and _near(gain * offset, 0.5)):
+            continue
+        if maker.name == "top.Erf" and _is_scaled(network, maker.operands[0], x, math.sqrt(0.5)):
+            return "top.GELU", x, {"approx_mode": "normal"}
+        if maker.name == "top.Tanh" and _is_bent(network, maker.operands[0], x):
+            return "top.GELU", x, {"approx_mode": "tanh"}
+    return None
+
+
+def _is_scaled(network: Network, value: SSAValue, x: SSAValue, by: float) -> bool:
+    """Whether a value is `by` * x, made for one reader."""
+    found = _factor(network, private_producer(value))
+    return found is not None and found[0] is x and _near(found[1], by)
+
+
+def _is_bent(network: Network, value: SSAValue, x: SSAValue) -> bool:
+    """Whether a value is sqrt(2 / pi) * (x + 0.044715 * x**3)."""
+    outer = _factor(network, private_producer(value))
+    total = private_producer(outer[0]) if outer is not None else None
+    if outer is None or total is None or not _near(outer[1], math.sqrt(2 / math.pi)):
+        return False
+    if total.name != "top.Add" or len(total.operands) != 2 or has_relu(total) or attributes_of(total).get("coeff"):
+        return False
+    terms = [each for each in total.operands if each is not x]
+    cube = _factor(network, private_producer(terms[0])) if len(terms) == 1 else None
+    return cube is not None and _near(cube[1], 0.044715) and _is_cube(cube[0], x)
+
+
+def _is_cube(value: SSAValue, x: SSAValue) -> bool:
+    """Whether a value is x * x * x, made for one reader."""
+    maker = private_producer(value)
+    for factor, square in _factors(maker) if maker is not None else ():
+        inner = private_producer(square)
+        if factor is x and inner is not None and any(a is x and b is x for a, b in _factors(inner)):
+            return True
+    return False

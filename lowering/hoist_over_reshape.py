@@ -21,6 +21,7 @@ POINTWISE = frozenset(
         "Clip",
         "Sigmoid",
         "Tanh",
+        "Erf",
         "HardSigmoid",
         "HardSwish",
         "SiLU",

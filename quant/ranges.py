@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,7 +95,7 @@ def _function_reach(name: str, attributes: dict[str, Any]) -> tuple[float, float
         return min(ends), max(ends)
     if name in ("top.HardSigmoid", "top.Softmax") and not attributes.get("log"):
         return 0.0, 1.0
-    if name == "top.Tanh":
+    if name in ("top.Tanh", "top.Erf"):
         return -1.0, 1.0
     if name == "top.Softplus":
         return 0.0, math.inf
@@ -104,7 +105,7 @@ def _function_reach(name: str, attributes: dict[str, Any]) -> tuple[float, float
 def interest(op: Operation) -> tuple[float, float]:
     """The smallest and largest operand that `op` tells from still smaller and larger ones; infinite if it has none.
 
-    Sigmoid and Tanh are taken to be flat where they are within half an 8-bit step of their bound.
+    Sigmoid, Tanh and Erf are taken to be flat where they are within half an 8-bit step of their bound.
     """
     attributes = attributes_of(op)
     if op.name in ("top.Relu", "top.Clip"):
@@ -118,6 +119,9 @@ def interest(op: Operation) -> tuple[float, float]:
         return -math.log(509.0), math.log(509.0)
     if op.name == "top.Tanh":
         return -math.atanh(1 - 0.5 / 127), math.atanh(1 - 0.5 / 127)
+    if op.name == "top.Erf":
+        end = NormalDist(sigma=math.sqrt(0.5)).inv_cdf(1 - 0.25 / 127)
+        return -end, end
     return NO_LIMITS
 
 

@@ -179,6 +179,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "PRelu": {},
     "Sigmoid": {},
     "Tanh": {},
+    "Erf": {},
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
     "HardSwish": {},
     "SiLU": {},

@@ -181,6 +181,7 @@ for op_type, opset, attributes in (
     ("LeakyRelu", 16, {"alpha": 0.3}),
     ("Sigmoid", 13, {}),
     ("Tanh", 13, {}),
+    ("Erf", 13, {}),
     ("HardSigmoid", 13, {}),
     ("HardSigmoid", 22, {"alpha": 1 / 6, "beta": 0.4}),
     ("HardSwish", 14, {}),
@@ -196,6 +197,8 @@ for op_type, opset, attributes in (
 ):
     label = "_".join([op_type.lower(), *map(str, attributes)])
     add(label, single(op_type, (2, 3, 4, 5), opset=opset, **attributes))
+for exponent in (1.0, 2.0, 3.0):
+    add(f"pow_{exponent:g}", single("Pow", IMAGE, number(exponent)))
 add("prelu_channel", single("PRelu", IMAGE, weight(6, 1, 1)))
 add("prelu_4d_slope", single("PRelu", IMAGE, weight(1, 6, 1, 1), opset=16))
 add("prelu_one_slope", single("PRelu", IMAGE, weight(1), opset=11))

@@ -48,6 +48,32 @@ def hard_sigmoid_with_slope(top: Top, x: SSAValue) -> SSAValue:
     return top.op("MulConst", "y", top.op("Clip", "clipped", line, min=0.0, max=4.0), const_val=0.25)
 
 
+def gelu(top: Top, x: SSAValue) -> SSAValue:
+    root = top.op("MulConst", "root", x, const_val=0.70710677)
+    gate = top.op("AddConst", "gate", top.op("Erf", "erf", root), const_val=1.0)
+    return top.op("MulConst", "y", top.op("Mul", "product", x, gate), const_val=0.5)
+
+
+def gelu_halved_first(top: Top, x: SSAValue) -> SSAValue:
+    root = top.op("MulConst", "root", x, const_val=0.70710677)
+    gate = top.op("AddConst", "gate", top.op("Erf", "erf", root), const_val=1.0)
+    return top.op("Mul", "y", gate, top.op("MulConst", "half", x, const_val=0.5))
+
+
+def gelu_with_half_a_gate(top: Top, x: SSAValue) -> SSAValue:
+    root = top.op("MulConst", "root", x, const_val=0.70710677)
+    line = top.op("AddConst", "line", top.op("Erf", "erf", root), const_val=1.0)
+    return top.op("Mul", "y", x, top.op("MulConst", "gate", line, const_val=0.5))
+
+
+def gelu_by_tanh(top: Top, x: SSAValue) -> SSAValue:
+    cube = top.op("Mul", "cube", top.op("Mul", "square", x, x), x)
+    total = top.op("Add", "total", x, top.op("MulConst", "little", cube, const_val=0.044715))
+    tanh = top.op("Tanh", "tanh", top.op("MulConst", "bent", total, const_val=0.7978846))
+    gate = top.op("AddConst", "gate", tanh, const_val=1.0)
+    return top.op("Mul", "y", top.op("MulConst", "half", x, const_val=0.5), gate)
+
+
 PATTERNS: dict[Callable[[Top, SSAValue], SSAValue], str] = {
     silu: "SiLU",
     silu_reversed: "SiLU",
@@ -57,6 +83,10 @@ PATTERNS: dict[Callable[[Top, SSAValue], SSAValue], str] = {
     hard_swish_divided_first: "HardSwish",
     hard_sigmoid: "HardSigmoid",
     hard_sigmoid_with_slope: "HardSigmoid",
+    gelu: "GELU",
+    gelu_halved_first: "GELU",
+    gelu_with_half_a_gate: "GELU",
+    gelu_by_tanh: "GELU",
 }
 
 
@@ -99,3 +129,12 @@ def test_a_ramp_that_does_not_reach_one_stays() -> None:
     top = Top()
     y = top.op("MulConst", "y", relu6_of_x_plus_3(top, top.x), const_val=0.5)
     assert len(rewritten(top.finish(y), fuse_activations)) == 3
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(0.7, 0.5), (0.70710677, 0.6)])
+def test_other_numbers_are_no_gelu(inside: float, outside: float) -> None:
+    top = Top()
+    erf = top.op("Erf", "erf", top.op("MulConst", "root", top.x, const_val=inside))
+    product = top.op("Mul", "product", top.x, top.op("AddConst", "gate", erf, const_val=1.0))
+    y = top.op("MulConst", "y", product, const_val=outside)
+    assert len(rewritten(top.finish(y), fuse_activations)) == 5

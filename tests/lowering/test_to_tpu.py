@@ -126,6 +126,7 @@ UNARY: dict[str, dict[str, Any]] = {
     "Clip": {"min": -0.7, "max": 1.1},
     "Sigmoid": {},
     "Tanh": {},
+    "Erf": {},
     "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
     "HardSwish": {},
     "SiLU": {},

@@ -77,6 +77,12 @@ def convert_tanh(node: Node) -> SSAValue:
     return _unary(node, "top.Tanh")
 
 
+@converts("Erf")
+def convert_erf(node: Node) -> SSAValue:
+    """`top.Erf`; x * (1 + erf(x / sqrt(2))) / 2 becomes a `top.GELU`."""
+    return _unary(node, "top.Erf")
+
+
 @converts("HardSigmoid")
 def convert_hard_sigmoid(node: Node) -> SSAValue:
     """`top.HardSigmoid`."""
@@ -149,7 +155,7 @@ def export_clip(op: ExportedOperation) -> None:
     op.emit("Clip", [*op.operands, low, *high])
 
 
-SAME_NAME = ("LeakyRelu", "PRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Mish", "Softplus", "Elu")
+SAME_NAME = ("LeakyRelu", "PRelu", "Sigmoid", "Tanh", "Erf", "HardSigmoid", "HardSwish", "Mish", "Softplus", "Elu")
 """Operations that ONNX has under the same name, with the same operands and those of these attributes that TOP has."""
 
 ATTRIBUTES = ("alpha", "beta")

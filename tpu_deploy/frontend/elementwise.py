@@ -77,6 +77,24 @@ def _times_number(node: Node, x: SSAValue, number: Array) -> SSAValue:
     return node.emit("top.MulConst", [x], shape_of(x), const_val=node.number(number))
 
 
+@converts("Pow")
+def convert_pow(node: Node) -> SSAValue:
+    """The input for the exponent 1, products of it for 2 and 3; others are unsupported."""
+    exponents = node.constant(1, "its exponent")
+    if exponents.size != 1:
+        node.unsupported(f"its exponent of shape {exponents.shape} is no single number")
+    exponent = node.number(exponents)
+    x = _widened(node, node.input(0), exponents)
+    shape = shape_of(x)
+    if exponent == 1:
+        return x
+    if exponent == 2:
+        return node.emit("top.Mul", [x, x], shape)
+    if exponent == 3:
+        return node.emit("top.Mul", [node.emit("top.Mul", [x, x], shape, node.derived("square")), x], shape)
+    node.unsupported(f"its exponent is {exponent:g}; only 1, 2 and 3 are supported")
+
+
 @converts("Div")
 def convert_div(node: Node) -> SSAValue:
     """The product with the reciprocal of a constant divisor."""

@@ -175,6 +175,10 @@ def _tanh(w: Writer, _: Mapping[str, Any]) -> None:
     w.quotient(*w.odd_ratio(w.clamp(X, -TANH_REACH, TANH_REACH), TANH_NUMERATOR, TANH_DENOMINATOR))
 
 
+def _erf(w: Writer, _: Mapping[str, Any]) -> None:
+    w.quotient(*w.odd_ratio(w.clamp(X, -ERF_REACH, ERF_REACH), ERF_NUMERATOR, ERF_DENOMINATOR))
+
+
 def _hard_sigmoid(w: Writer, a: Mapping[str, Any]) -> None:
     w.clamp(w.do("add", w.do("mul", X, a["alpha"]), a["beta"]), 0.0, 1.0)
 
@@ -231,6 +235,7 @@ _FUNCTIONS: dict[str, Callable[[Writer, Mapping[str, Any]], None]] = {
     "tpu.PRelu": _prelu,
     "tpu.Sigmoid": _sigmoid,
     "tpu.Tanh": _tanh,
+    "tpu.Erf": _erf,
     "tpu.HardSigmoid": _hard_sigmoid,
     "tpu.HardSwish": _hard_swish,
     "tpu.SiLU": _silu,

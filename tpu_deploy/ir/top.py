@@ -107,6 +107,7 @@ ROWS = (
         "Sigmoid", "1 / (1 + exp(-input)) * scale + bias.", scale=(FLOAT, 1.0), bias=(FLOAT, 0.0), log=(BOOL, False)
     ),
     _unary("Tanh", "tanh(input)."),
+    _unary("Erf", "erf(input)."),
     _unary("HardSigmoid", "clip(alpha * input + beta, 0, 1).", alpha=(FLOAT, REQUIRED), beta=(FLOAT, REQUIRED)),
     _unary("HardSwish", "input * clip(input / 6 + 0.5, 0, 1)."),
     _unary("SiLU", "input * sigmoid(input)."),

@@ -128,6 +128,7 @@ ROWS = (
     _function("PRelu", "y = x, times slope where negative; slope f32 (1) or (C) along axis 1.", "slope"),
     _function("Sigmoid", "y = 1 / (1 + exp(-x))."),
     _function("Tanh", "y = tanh(x)."),
+    _function("Erf", "y = erf(x)."),
     _function("HardSigmoid", "y = clip(alpha * x + beta, 0, 1).", alpha=(FLOAT, REQUIRED), beta=(FLOAT, REQUIRED)),
     _function("HardSwish", "y = x * clip(x / 6 + 0.5, 0, 1)."),
     _function("SiLU", "y = x * sigmoid(x)."),

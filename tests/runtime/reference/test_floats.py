@@ -29,6 +29,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], Function]] = {
     "tpu.PRelu": ({}, lambda x: np.where(x < 0, -0.3 * x, x)),
     "tpu.Sigmoid": ({}, special.expit),
     "tpu.Tanh": ({}, np.tanh),
+    "tpu.Erf": ({}, special.erf),
     "tpu.HardSigmoid": ({"alpha": 0.2, "beta": 0.5}, lambda x: np.clip(0.2 * x + 0.5, 0, 1)),
     "tpu.HardSwish": ({}, lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
     "tpu.SiLU": ({}, lambda x: x * special.expit(x)),
