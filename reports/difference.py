@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from tpu_deploy.reports.plain_data import number, plain
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of a difference."""
 
 NOTABLE_DB = 0.5
@@ -34,10 +35,12 @@ class Figure:
 @dataclass(frozen=True)
 class LayerChange:
     """One tensor in both builds; what one of them lacks is None. Signal to noise in dB, all errors before included,
-    and of the layer alone; `born` over the norm of the tensor.
+    and of the layer alone; `born` over the norm of the tensor; scales are those of the planned type (None: a float).
+    `earlier` is what it was called before, where that was something else.
     """
 
     name: str
+    earlier: str | None
     operation: str
     before_dtype: str | None
     after_dtype: str | None
@@ -51,6 +54,8 @@ class LayerChange:
     after_born: float | None
     before_threshold: float | None
     after_threshold: float | None
+    before_scale: float | None
+    after_scale: float | None
 
     @property
     def gain_db(self) -> float:
@@ -64,6 +69,18 @@ class LayerChange:
         """Whether both builds have a threshold, and another one."""
         before, after = self.before_threshold, self.after_threshold
         return before is not None and after is not None and not math.isclose(before, after, rel_tol=SAME)
+
+    @property
+    def is_in_both(self) -> bool:
+        """Whether both builds have the tensor."""
+        return self.before_dtype is not None and self.after_dtype is not None
+
+    @property
+    def type_changed(self) -> bool:
+        """Whether both builds have the tensor, and in another type or with another scale."""
+        before, after = self.before_scale, self.after_scale
+        rescaled = before is not None and after is not None and not math.isclose(before, after, rel_tol=SAME)
+        return self.is_in_both and (self.before_dtype != self.after_dtype or rescaled)
 
 
 @dataclass(frozen=True)
@@ -130,20 +147,16 @@ def _options(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, t
 
 
 def _accuracy(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Figure]:
-    rows = [{row["name"]: row for row in record["layers"]} for record in (before, after)]
+    ours, theirs = ({row["name"]: row for row in record["layers"]} for record in (before, after))
+    earlier = renamed(before["layers"], after["layers"])
     found = []
     for output in after["outputs"]:
-        value = output["value"]
-        if value in rows[0] and value in rows[1]:
+        row, was = theirs.get(output["value"]), ours.get(earlier.get(output["value"], output["value"]))
+        if row is not None and was is not None:
             for key, unit, what in (("sqnr_db", "dB", "signal to noise"), ("cosine", "", "worst cosine")):
-                pair = number(rows[0][value][key]), number(rows[1][value][key])
+                pair = number(was[key]), number(row[key])
                 found.append(_figure(f"{output['name']}, {what}", unit, *pair, more_is_better=True))
-    for record in (before, after):
-        if record["metric"] is None:
-            return found
-    metric = after["metric"]
-    pair = number(before["metric"]["value"]), number(metric["value"])
-    return [*found, _figure(metric["name"], "", *pair, more_is_better=metric["higher_is_better"])]
+    return found
 
 
 def _cost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Figure]:
@@ -168,13 +181,32 @@ def _figure(name: str, unit: str, before: float, after: float, more_is_better: b
 
 def _layers(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[LayerChange]:
     ours, theirs = ({row["name"]: row for row in record["layers"]} for record in (before, after))
-    gone = [name for name in ours if name not in theirs]
+    earlier = renamed(before["layers"], after["layers"])
     limits = before["thresholds"], after["thresholds"]
-    return [_layer(name, ours.get(name), theirs.get(name), limits) for name in [*theirs, *gone]]
+    found = [_layer(ours.get(earlier.get(name, name)), row, limits) for name, row in theirs.items()]
+    kept = {earlier.get(name, name) for name in theirs}
+    return [*found, *(_layer(row, None, limits) for name, row in ours.items() if name not in kept)]
+
+
+def renamed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Earlier names by later ones, of layers that lie alike between layers that kept theirs: as many of them, with the
+    same operations and shapes.
+    """
+    places = {row["name"]: place for place, row in enumerate(before)}
+    kept = [(places[row["name"]], place) for place, row in enumerate(after) if row["name"] in places]
+    found: dict[str, str] = {}
+    for (a, b), (c, d) in itertools.pairwise([(-1, -1), *kept, (len(before), len(after))]):
+        ours, theirs = before[a + 1 : c], after[b + 1 : d]
+        if [_kind(row) for row in ours] == [_kind(row) for row in theirs]:
+            found |= {late["name"]: early["name"] for early, late in zip(ours, theirs, strict=True)}
+    return found
+
+
+def _kind(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    return row["operation"], row["shape"]
 
 
 def _layer(
-    name: str,
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
     limits: tuple[Mapping[str, Any], Mapping[str, Any]],
@@ -184,7 +216,17 @@ def _layer(
 
     row = before if after is None else after
     assert row is not None
-    thresholds = [each[name]["threshold"] if name in each else None for each in limits]
-    dtypes = [None if each is None else each["dtype"] for each in (before, after)]
+    earlier = before["name"] if before is not None and before["name"] != row["name"] else None
+    kinds = [
+        {} if row is None else each.get(row["name"], {}) for row, each in zip((before, after), limits, strict=True)
+    ]
     figures = [*pair("sqnr_db"), *pair("isolated_sqnr_db"), *pair("cosine"), *pair("born_relative_l2")]
-    return LayerChange(name, row["operation"], *dtypes, *figures, *thresholds)
+    return LayerChange(
+        row["name"],
+        earlier,
+        row["operation"],
+        *(None if each is None else each["dtype"] for each in (before, after)),
+        *figures,
+        *(each.get("threshold") for each in kinds),
+        *(each.get("scale") for each in kinds),
+    )

@@ -24,6 +24,11 @@ def terminal(found: Difference) -> str:
     lines += _listed("nearer to float", found.nearer)
     changed = sum(each.threshold_changed for each in found.layers)
     lines += ["", f"thresholds changed: {changed} of {len(found.layers)}"]
+    lines.append(f"types or scales changed: {sum(each.type_changed for each in found.layers)} of {len(found.layers)}")
+    lines += _named("other type", [_retyped(e) for e in found.layers if e.is_in_both and _retyped(e)])
+    lines += _named("renamed", [f"{each.earlier} → {each.name}" for each in found.layers if each.earlier is not None])
+    lines += _named("only before", [each.name for each in found.layers if each.after_dtype is None])
+    lines += _named("only after", [each.name for each in found.layers if each.before_dtype is None])
     lines += [f"new finding: {each}" for each in found.new_findings]
     lines += [f"finding gone: {each}" for each in found.gone_findings]
     return "\n".join(lines)
@@ -46,6 +51,17 @@ def _listed(what: str, layers: Sequence[LayerChange]) -> list[str]:
     more = f" (the first {SHOWN})" if len(layers) > SHOWN else ""
     head = f"{len(layers)} layer{'s' if len(layers) > 1 else ''} {what}{more}"
     return ["", columns(rows, (head, "", "before", "after", "", "threshold"), frozenset({2, 3, 4}))]
+
+
+def _named(what: str, layers: Sequence[str]) -> list[str]:
+    more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
+    return [f"{what}: {', '.join(layers[:SHOWN])}{more}"] if layers else []
+
+
+def _retyped(change: LayerChange) -> str:
+    if change.before_dtype == change.after_dtype:
+        return ""
+    return f"{change.name} {change.before_dtype} → {change.after_dtype}"
 
 
 def _db(level: float | None) -> str:

@@ -14,7 +14,7 @@ from tpu_deploy.reports.layers import Layer, table
 from tpu_deploy.reports.plain_data import plain
 from tpu_deploy.reports.profile import Profile
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the record's layout: raised when a key changes its meaning or goes."""
 
 

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tpu_deploy.quant.plan import Trial as Tried
 from tpu_deploy.reports.advice import Advice, Trial, together
 from tpu_deploy.reports.text import decibels, percent
 
 SHOWN = 3
 """How many layers are told of."""
+
+
+def tuning(trials: Sequence[Tried]) -> str:
+    """What the passes of tuning brought, those kept and those dropped; empty where nothing was tuned."""
+    if not trials:
+        return ""
+    after = next((each.after for each in reversed(trials) if each.kept), trials[0].before)
+    lines = [f"tuned, on samples held out: {decibels(trials[0].before)} → {decibels(after)}"]
+    for verdict, kept in (("kept", True), ("dropped", False)):
+        told = [f"{t.name.replace('_', ' ')} ({t.after - t.before:+.1f} dB)" for t in trials if t.kept == kept]
+        lines += [f"        {verdict}: {', '.join(told)}"] * bool(told)
+    return "\n".join(lines)
 
 
 def worst_layers(told: Sequence[Advice], trials: Sequence[Trial]) -> str:

@@ -24,7 +24,7 @@ def record(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """The record of a network whose tensors are those of `rows` (default: a, b and c in a chain)."""
     layers = list(rows) or [row("a"), row("b"), row("c")]
     found = {
-        "schema": 2,
+        "schema": 3,
         "model": {"name": "net", "file": "net.onnx", "hash": "sha256:0"},
         "chip": "bm1684x",
         "precision": "int8",

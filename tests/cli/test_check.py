@@ -75,7 +75,7 @@ def test_tolerances_decide(kept: tuple[str, str], tmp_path: Path) -> None:
         ("{", "is no JSON"),
         ("[1]", "is no report"),
         ({"schema": 99, "layers": []}, "was written by a newer version"),
-        ({"schema": 2, "layers": [1]}, "lacks what a report holds"),
+        ({"schema": 3, "layers": [1]}, "lacks what a report holds"),
         (record(layers=[]), "without verification"),
     ],
 )
@@ -101,7 +101,7 @@ def test_a_baseline_of_another_precision_is_refused(kept: tuple[str, str], tmp_p
 
 def test_a_failed_update_leaves_the_baseline(kept: tuple[str, str], tmp_path: Path) -> None:
     before = Path(kept[1]).read_bytes()
-    bad = written(tmp_path, "bad.json", {"schema": 2, "layers": [1]})
+    bad = written(tmp_path, "bad.json", {"schema": 3, "layers": [1]})
     assert run(["check", bad, "--baseline", kept[1], "--update"]) == 2
     assert Path(kept[1]).read_bytes() == before
 

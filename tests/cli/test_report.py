@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,29 @@ def test_a_table_is_reported_on_other_samples(folder: Path, capsys: pytest.Captu
     assert (folder / "difference" / "difference.html").exists()
 
 
+def test_what_tuning_and_calibration_came_to_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(folder / "samples.npz", image=samples(16))
+    assert run(["calibrate", "model.onnx", "--data", "samples.npz", "-o", "t.table", "--method", "auto"]) == 0
+    capsys.readouterr()
+    assert run(["report", "model.onnx", "--calibration", "t.table", "-o", "r"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^tuned, on samples held out: [\d.]+ dB → [\d.]+ dB\n +kept: ", told, re.MULTILINE)
+    assert "samples: 16" in told
+    record: dict[str, Any] = json.loads((folder / "r" / "report.json").read_text())
+    trials = json.loads((folder / "t.table.plan.json").read_text())["trials"]
+    assert record["tuning"] == trials and {"name", "words", "before", "after", "kept"} <= trials[0].keys()
+    assert record["calibration"]["advice"]["lines"][-1].startswith("samples: 16")
+    assert record["calibration"]["method"] == "auto"
+    page = html.unescape((folder / "r" / "index.html").read_text())
+    assert page.count('<table id="tuning">') == 1 and all(trial["words"] in page for trial in trials)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["model.onnx"], "give a model and -o DIR"),
         (["--diff", "a", "b"], "a: cannot be read"),
+        (["--diff", "a", "b.bmodel"], "b.bmodel: is a bmodel, which tells of no layer's accuracy; give what --report"),
         (["model.onnx", "--diff", "a", "b"], "leave the model out"),
         (["model.onnx", "-o", "r"], "give a calibration table, or data to calibrate on"),
         (["model.onnx", "-o", "samples.npz", "--data", "samples.npz"], "is a file; give a folder"),

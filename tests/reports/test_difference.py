@@ -67,10 +67,30 @@ def test_what_moved_is_named(record: dict[str, Any]) -> None:
     assert told.startswith("before  a: model, INT8")
 
 
+def test_layers_that_lie_alike_are_matched_under_another_name(record: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(changed(record)).replace('"conv2"', '"conv_two"').replace('"scores"', '"logits"'))
+    found = compared(record, other)
+    assert {each.name: each.earlier for each in found.layers if each.earlier} == {"conv_two": "conv2"}
+    assert {each.name: each.gain_db for each in found.farther}["conv_two"] == pytest.approx(-6)
+    assert [each.name for each in found.layers if not each.is_in_both] == ["logits", "flat", "scores"]
+    told = difference_text.terminal(found)
+    assert "renamed: conv2 → conv_two" in told and "only before: flat, scores" in told and "only after: logits" in told
+
+
+def test_another_precision_is_told(record: dict[str, Any]) -> None:
+    other = copy.deepcopy(record)
+    next(row for row in other["layers"] if row["name"] == "conv2")["dtype"] = "float16"
+    other["thresholds"]["relu1"]["scale"] *= 1.1
+    found = compared(record, other)
+    assert [each.name for each in found.layers if each.type_changed] == ["relu1", "conv2"]
+    told = difference_text.terminal(found)
+    assert "types or scales changed: 2 of 7" in told and "other type: conv2 int8 → float16" in told
+
+
 def test_a_difference_is_json_and_a_page_that_needs_nothing_else(record: dict[str, Any]) -> None:
     found = compared(record, changed(record))
     plain = json.loads(found.to_json())
-    assert plain["schema"] == 1 and [each["name"] for each in plain["layers"]][-1] == "flat"
+    assert plain["schema"] == 2 and [each["name"] for each in plain["layers"]][-1] == "flat"
     content = difference_page.render(found)
     html.parser.HTMLParser().feed(content)
     assert "conv2" in content and "NaN" in content and "-6.0 dB" in content

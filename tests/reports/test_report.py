@@ -44,9 +44,9 @@ def test_a_report_is_three_files(report: Path) -> None:
 
 
 def test_the_record_has_a_version_and_all_parts(record: dict[str, Any]) -> None:
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     parts = {"schema", "tool", "model", "chip", "precision", "options", "bmodel", "inputs", "outputs", "calibration"}
-    parts |= {"gate", "verification", "layers", "thresholds", "metric", "commands", "memory", "timing", "findings"}
+    parts |= {"gate", "verification", "layers", "thresholds", "tuning", "commands", "memory", "timing", "findings"}
     assert parts | {"advice", "trials", "search", "distributions", "weights", "profile"} == set(record)
     assert [check["verdict"] for check in record["verification"]["checks"]] == ["ok"] * 5 + ["absent"]
 
@@ -94,7 +94,7 @@ def test_a_record_is_read_back_and_anything_else_refused(report: Path, record: d
     for content, told in (
         ("{", "is no JSON"),
         ("[]", "is no report"),
-        ('{"schema": 3, "layers": []}', "newer version"),
+        ('{"schema": 4, "layers": []}', "newer version"),
     ):
         (tmp_path / "report.json").write_text(content)
         with pytest.raises(BadInput, match=told):

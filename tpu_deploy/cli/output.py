@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tpu_deploy.pipeline.inspection import Inspection
     from tpu_deploy.pipeline.reasons import Reasons
     from tpu_deploy.pipeline.report import Report
+    from tpu_deploy.quant import QuantizationPlan
 
 
 def deployment(built: Deployment, report: str | None) -> str:
@@ -29,7 +30,7 @@ def deployment(built: Deployment, report: str | None) -> str:
     ]
     if report is not None:
         lines.append(f"{Path(report) / 'index.html'}: the report")
-    lines += ["", profile_text.overview(built.profile), ""]
+    lines += ["", profile_text.overview(built.profile), "", *_tuned(built.plan)]
     if built.verification is None:
         lines.append("not verified (--no-verify)")
         return "\n".join(lines)
@@ -37,9 +38,15 @@ def deployment(built: Deployment, report: str | None) -> str:
 
 
 def report(made: Report) -> str:
-    """The end of a report: the verification table and the worst layers."""
+    """The end of a report: what calibration and tuning came to, the verification table and the worst layers."""
     lines = [f"{made.folder / 'index.html'}: the report; {made.cycles:,} cycles estimated"]
-    return "\n".join([*lines, verification(made.verification), *explained(made.reasons)])
+    lines += [] if made.table.advice is None else made.table.advice.lines()
+    return "\n".join([*lines, *_tuned(made.plan), verification(made.verification), *explained(made.reasons)])
+
+
+def _tuned(plan: QuantizationPlan) -> list[str]:
+    told = summary.tuning(plan.trials)
+    return [told] if told else []
 
 
 def explained(reasons: Reasons | None) -> list[str]:

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tpu_deploy.calibration.advice import Advice as CalibrationAdvice
+from tpu_deploy.calibration.advice import advise
 from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.pipeline.explanation import explain
 from tpu_deploy.pipeline.influence import BUDGET, output_shares
+from tpu_deploy.pipeline.plans import AUTO
 from tpu_deploy.pipeline.remedies import tried_remedies
 from tpu_deploy.pipeline.single_layers import single_layers
 from tpu_deploy.pipeline.stored_weights import CONVOLUTIONS, MATRIX_PRODUCTS, real_weights
-from tpu_deploy.pipeline.tables import statistics_path
+from tpu_deploy.pipeline.tables import METHOD, statistics_path
 from tpu_deploy.pipeline.trials import Subject
 from tpu_deploy.reports.advice import Advice, Trial, advice
 from tpu_deploy.reports.causes import worst_layers
@@ -105,6 +108,14 @@ def statistics_of(build: Build) -> Statistics | None:
     except BadInput:
         return None
     return found if found.model_hash == build.request.source.hash else None
+
+
+def calibration_advice(build: Build) -> CalibrationAdvice | None:
+    """What there is to say of the calibration samples: said when they were read, else what their statistics tell."""
+    table, statistics = build.table, statistics_of(build)
+    if table.advice is not None or statistics is None:
+        return table.advice
+    return advise(statistics, METHOD if table.method == AUTO else table.method, build.request.source.inputs)
 
 
 def channel_weights(build: Build) -> dict[str, dict[str, Any]]:

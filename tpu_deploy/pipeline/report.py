@@ -20,6 +20,7 @@ from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Request
 from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.pipeline.tuned_tables import CHOICES
+from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.qtable import QuantizeTable
 from tpu_deploy.reports import difference_page
 from tpu_deploy.reports.difference import Difference, compared
@@ -34,11 +35,16 @@ BATCHES = 8
 
 @dataclass(frozen=True)
 class Report:
-    """A report on disk: the folder of its files, and what they tell."""
+    """A report on disk: the folder of its files, and what they tell.
+
+    `table` has the advice on the calibration samples, `plan` the trials of tuning.
+    """
 
     folder: Path
     verification: Verification
     reasons: Reasons
+    table: CalibrationTable
+    plan: QuantizationPlan
     cycles: int
 
 
@@ -98,7 +104,7 @@ def report(
         )
     )
     assert build.verification is not None and build.reasons is not None and build.request.report is not None
-    return Report(build.request.report, build.verification, build.reasons, build.timing.cycles)
+    return Report(build.request.report, build.verification, build.reasons, build.table, build.plan, build.timing.cycles)
 
 
 def diff(
@@ -106,9 +112,14 @@ def diff(
 ) -> Difference:
     """What differs between two reports (report.json or its folder), layer by layer.
 
-    With `output` difference.json and difference.html are written into that folder. Raises BadInput for what is no
-    report.
+    Layers are matched by name, renamed ones by what they are and lie between. With `output` difference.json and
+    difference.html are written into that folder. Raises BadInput for what is no report.
     """
+    for given in (before, after):
+        if Path(given).suffix.lower() == ".bmodel":
+            raise BadInput(
+                f"{given}: is a bmodel, which tells of no layer's accuracy; give what --report wrote with it"
+            )
     folder = None if output is None else writable_folder(output, "-o")
     found = compared(read(Path(before)), read(Path(after)), (os.fspath(before), os.fspath(after)))
     if folder is not None:

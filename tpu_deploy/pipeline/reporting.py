@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from tpu_deploy.codegen.bmodel import TensorInfo, describe
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.pipeline import search_front
 from tpu_deploy.pipeline.options import made_folder
-from tpu_deploy.pipeline.reasons import channel_weights, reasons, represented, statistics_of
+from tpu_deploy.pipeline.reasons import calibration_advice, channel_weights, reasons, represented, statistics_of
 from tpu_deploy.reports import memory, profile_record, timing
 from tpu_deploy.reports.distributions import distributions
 from tpu_deploy.reports.layers import rows
@@ -29,6 +29,7 @@ def write_report(build: Build) -> list[Path]:
     """Writes report.json, layers.csv and index.html into the folder asked for."""
     assert build.request.report is not None
     folder = made_folder(build.request.report, "--report")
+    build.table = replace(build.table, advice=calibration_advice(build))
     if build.verification is not None:
         build.reasons = reasons(build, build.verification.feeds, build.verification.is_noise)
     layers = [] if build.reasons is None else build.reasons.layers
@@ -51,16 +52,12 @@ def record(build: Build) -> dict[str, Any]:
             "bytes": len(build.content),
         },
         **_interface(build),
-        "calibration": {
-            "method": build.table.method,
-            "samples": build.table.samples,
-            "model_hash": build.table.model_hash,
-        },
+        "calibration": _calibration(build),
+        "tuning": [asdict(trial) for trial in build.plan.trials],
         "gate": build.gate,
         "verification": None if found is None else _verification(found),
         "layers": [] if why is None else rows(why.layers),
         "thresholds": _thresholds(build),
-        "metric": None,
         "commands": describe(build.compiled.bmodel)["nets"][0]["stages"][0]["commands"],
         "memory": memory.summary(build.compiled.memory, chip, len(build.content)),
         "timing": {
@@ -82,6 +79,12 @@ def _told(why: Reasons | None) -> dict[str, Any]:
         "advice": [] if why is None else [asdict(each) for each in why.advice],
         "trials": [] if why is None else [asdict(each) for each in why.trials],
     }
+
+
+def _calibration(build: Build) -> dict[str, Any]:
+    table = build.table
+    advice = None if table.advice is None else {**table.advice.to_json(), "lines": table.advice.lines()}
+    return {"method": table.method, "samples": table.samples, "model_hash": table.model_hash, "advice": advice}
 
 
 def _options(build: Build) -> dict[str, Any]:
