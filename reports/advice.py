@@ -30,8 +30,10 @@ class Trial:
     """A change that was tried, with the figures before and after it.
 
     `kind` is threshold, asymmetric, weights, result (a float result), precision (a float operation) or together.
-    `helps`: the output comes nearer by more than chance explains. Of a layer's trials that help, the one to be proposed
-    was compiled and has `cycles`.
+    Figures are of `samples` batches. `chosen_on` tells on how many others trials were held against each other, where
+    there were enough for both (0: on the same), and `chosen_gain_db` by how much the worst output came nearer there.
+    `helps`: there the output comes nearer by more than chance explains, and on the `samples`, too. Of a layer's trials
+    that help, the one to be proposed was compiled and has `cycles`.
     """
 
     kind: str
@@ -40,6 +42,8 @@ class Trial:
     before: Figures
     after: Figures
     samples: int
+    chosen_on: int
+    chosen_gain_db: float
     helps: bool
 
     @property

@@ -38,6 +38,9 @@ def worst_layers(told: Sequence[Advice], trials: Sequence[Trial]) -> str:
         elif each.tried:
             tried = "the one change tried" if each.tried == 1 else f"none of {each.tried} changes tried"
             lines.append(f"        {tried} for it {'does not help' if each.tried == 1 else 'helps'} the output")
+    halved = next((each for each in trials if each.chosen_on), None)
+    if halved is not None and any(each.remedy is not None for each in told[:SHOWN]):
+        lines.append(f"        (chosen on {halved.chosen_on} batches, measured on {halved.samples} others)")
     all_of_them = together(trials)
     if all_of_them is not None:
         before, after = (decibels(figures.output_sqnr_db) for figures in (all_of_them.before, all_of_them.after))

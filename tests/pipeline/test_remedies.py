@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from planted_model import PLANTED, images, planted_model
 from small_model import feeds, small_model
 
 import tpu_deploy
@@ -17,6 +18,7 @@ from tpu_deploy.pipeline.remedies import overlaid
 from tpu_deploy.pipeline.source import Source, canonical_network
 from tpu_deploy.pipeline.trials import is_significant, last_equal_values
 from tpu_deploy.quant import Scheme, make_plan
+from tpu_deploy.quant.qtable import QuantizeTable
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,22 @@ def test_a_clipped_tensor_is_given_back_its_range_at_no_cost(table: CalibrationT
     assert first.output_share is not None and first.output_share > 0.5
     assert first.remedy is not None and "on `relu1`" in first.remedy.sentence and "+0 cycles" in first.remedy.sentence
     trial = made.reasons.trials[first.remedy.trial]
-    assert trial.helps and trial.kind == "threshold" and trial.samples == 6
+    assert trial.helps and trial.kind == "threshold" and (trial.chosen_on, trial.samples) == (3, 3)
+    assert trial.chosen_gain_db > 3
     assert trial.after.output_sqnr_db > trial.before.output_sqnr_db + 3
     assert trial.after.tensor_sqnr_db > trial.before.tensor_sqnr_db + 3
+
+
+def test_of_a_tuned_plan_only_precisions_are_changed_and_deploying_them_does_what_was_told(tmp_path: Path) -> None:
+    model, samples = planted_model(), [{"image": image[None]} for image in images(10)]
+    tuned = tpu_deploy.calibrate(model, samples[:6], method="auto", passes=["zero_points"])
+    made = tpu_deploy.report(model, tmp_path / "r", tuned, inputs=samples[6:], gate=-1.0)
+    assert {each.kind for each in made.reasons.trials} <= {"result", "precision", "together"}
+    trial = next(each for each in made.reasons.trials if each.kind == "precision")
+    assert trial.helps and (trial.tensor, trial.chosen_on, trial.samples) == (PLANTED, 2, 2)
+    options = {"qtable": QuantizeTable({PLANTED: "F16"}), "output": tmp_path / "m.bmodel", "inputs": samples[7::2]}
+    built = tpu_deploy.deploy(model, calibration=tuned, **options)
+    assert built.similarity["sqnr_db"].iloc[-1] == pytest.approx(trial.after.output_sqnr_db, abs=1e-4)
 
 
 def test_without_statistics_no_threshold_is_proposed(table: CalibrationTable, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tpu_deploy.reports.summary import worst_layers
 
 BEFORE = Figures(0.93, 8.7, 0.968, 11.4, 1000)
 AFTER = Figures(0.998, 24.1, 0.981, 14.2, 1000)
-TRIAL = Trial("threshold", "relu_17", "percentile → max on `relu_17`", BEFORE, AFTER, 8, True)
+TRIAL = Trial("threshold", "relu_17", "percentile → max on `relu_17`", BEFORE, AFTER, 8, 0, 2.8, True)
 
 
 def test_a_remedy_is_told_with_its_effect_and_its_cost() -> None:
@@ -42,5 +42,7 @@ def test_the_terminal_is_told_the_three_worst_layers() -> None:
         "        none of 3 changes tried for it helps the output",
         "  40 %  c (Conv): 80 % is clipping",
     ]
+    halved = worst_layers(layers, [replace(TRIAL, samples=3, chosen_on=4)])
+    assert halved.splitlines()[-1] == "        (chosen on 4 batches, measured on 3 others)"
     assert worst_layers([], []) == ""
     assert "by the error born in them" in worst_layers([replace(one, output_share=None)], [])

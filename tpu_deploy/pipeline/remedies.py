@@ -12,9 +12,10 @@ from tpu_deploy.calibration.thresholds import METHODS, Threshold, thresholds
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.lowering.registry import RULES
 from tpu_deploy.pipeline.options import SILENT, Progress
+from tpu_deploy.pipeline.plans import AUTO, plan_of
 from tpu_deploy.pipeline.single_layers import SingleLayer
 from tpu_deploy.pipeline.trials import Bench, Change, Subject
-from tpu_deploy.quant import QuantizationPlan, Scheme, make_plan
+from tpu_deploy.quant import QuantizationPlan, Scheme
 from tpu_deploy.quant.plan import FLOATS, INTEGER_PRODUCTS
 from tpu_deploy.quant.weights import WEIGHT_METHODS
 from tpu_deploy.reports.advice import Trial
@@ -64,13 +65,13 @@ def tried_remedies(subject: Subject, layers: Sequence[Layer], progress: Progress
                 found.append((trial, change))
         helpful = [pair for pair in found if pair[0].helps]
         if helpful:
-            trial, change = max(helpful, key=lambda pair: pair[0].gain_db - WORTH_DB.get(pair[0].kind, 0.0))
+            trial, change = max(helpful, key=lambda pair: pair[0].chosen_gain_db - WORTH_DB.get(pair[0].kind, 0.0))
             compiled = bench.with_cycles(trial, change.plan)
             best.append((compiled, change))
             found = [(compiled if each is trial else each, change) for each, change in found]
         done += [trial for trial, _ in found]
     if len(best) > 1:
-        done += _together(bench, sorted(best, key=lambda pair: pair[0].gain_db))
+        done += _together(bench, sorted(best, key=lambda pair: pair[0].chosen_gain_db))
     return done
 
 
@@ -93,23 +94,28 @@ def overlaid(plan: QuantizationPlan, before: QuantizationPlan, after: Quantizati
     """`plan` with what `after` has other than `before`."""
     return replace(
         plan,
-        tensors={**plan.tensors, **_changed(before.tensors, after.tensors)},
-        operations={**plan.operations, **_changed(before.operations, after.operations)},
-        results={**plan.results, **_changed(before.results, after.results)},
+        tensors=_laid_over(plan.tensors, before.tensors, after.tensors),
+        operations=_laid_over(plan.operations, before.operations, after.operations),
+        weights=_laid_over(plan.weights, before.weights, after.weights),
+        results=_laid_over(plan.results, before.results, after.results),
         weight_method=plan.weight_method if before.weight_method == after.weight_method else after.weight_method,
     )
 
 
-def _changed(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: each for name, each in new.items() if name not in old or old[name] != each}
+def _laid_over(base: Mapping[str, Value], old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Value]:
+    kept = {name: each for name, each in base.items() if name in new or name not in old}
+    return kept | {name: each for name, each in new.items() if name not in old or old[name] != each}
 
 
 class Candidates:
-    """Changes worth trying for a layer, most promising first."""
+    """Changes worth trying for a layer, most promising first.
+
+    Of a plan that was tuned only precisions are changed: its types and weights were tried on more than is at hand here.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self._bench, self._subject = bench, bench.subject
-        self._usual = make_plan(self._subject.top, self._subject.table, self._subject.scheme)
+        self._usual = plan_of(self._subject.top, self._subject.table, self._subject.scheme)
         self._makers = {name_of(result): op for op in self._subject.top.operations for result in op.results}
         self._rows: dict[str, Mapping[str, Threshold]] = {}
         self._seen: list[QuantizationPlan] = [self._subject.plan]
@@ -124,9 +130,12 @@ class Candidates:
     def _all(self, layer: Layer) -> Iterator[Change]:
         assert layer.explanation is not None
         single = self._bench.layers[layer.name]
-        for part, share in own_parts(layer.explanation).items():
-            if share >= LARGE_PART:
-                yield from _REMEDIES[part](self, single)
+        if self._subject.table.method == AUTO:
+            yield from self._float_result(single)
+        else:
+            for part, share in own_parts(layer.explanation).items():
+                if share >= LARGE_PART:
+                    yield from _REMEDIES[part](self, single)
         yield from self._in_float(single)
 
     def wider(self, layer: SingleLayer) -> Iterator[Change]:
@@ -203,7 +212,8 @@ class Candidates:
         """The sums of a product as floats instead of 8 bits, for what reads them in float."""
         op = self._makers[layer.result.tensor]
         precision = self._float_precision(op.name)
-        if op.name in INTEGER_PRODUCTS and precision is not None:
+        is_integer = self._subject.plan.made_in(name_of(op)) == "INT8"
+        if is_integer and op.name in INTEGER_PRODUCTS and precision is not None:
             scheme = self._subject.scheme
             results = {**scheme.results, name_of(op): precision}
             words = f"{precision} result of `{layer.result.tensor}`"
@@ -226,7 +236,7 @@ class Candidates:
         self, kind: str, layer: SingleLayer, words: str, scheme: Scheme, table: CalibrationTable | None = None
     ) -> Change:
         subject = self._subject
-        changed = make_plan(subject.top, subject.table if table is None else table, scheme)
+        changed = plan_of(subject.top, subject.table if table is None else table, scheme)
         return Change(kind, layer.result.tensor, words, overlaid(subject.plan, self._usual, changed))
 
 

@@ -40,6 +40,9 @@ SAMPLES = 8
 ALONE = 2
 """On how many of them a single layer is compared."""
 
+HALVED_FROM = 4
+"""From so many batches on changes are chosen on one half of them, and what they bring is measured on the other."""
+
 LEAST_GAIN_DB = 0.1
 """By how much the worst output must come nearer for a change to count as a help."""
 
@@ -80,12 +83,15 @@ class Change:
 
 @dataclass(frozen=True)
 class _Run:
-    """A lowered plan on all samples: the worst output's similarity, and its signal to noise by sample."""
+    """A lowered plan: the worst output's similarity on the samples to measure on, and on those to choose on, of these
+    also its signal to noise by sample.
+    """
 
     network: Network
     reference: Reference
     layers: Mapping[str, SingleLayer]
     output: Comparison
+    choosing: Comparison
     by_sample: npt.NDArray[np.float64]
 
 
@@ -97,6 +103,10 @@ class Bench:
         self.subject = subject
         self._names = [name_of(value) for value in subject.top.values()]
         self._feeds = subject.feeds[:SAMPLES]
+        numbers = range(len(self._feeds))
+        self._is_halved = len(numbers) >= HALVED_FROM
+        self._choosing = numbers[::2] if self._is_halved else numbers
+        self._measuring = numbers[1::2] if self._is_halved else numbers
         network = lower_to_tpu(subject.top, subject.plan, subject.chip, subject.quantized_io)
         self.layers = single_layers(network, self._names)
         alone = {each.tensor for name in tensors for each in self.layers[name].operands} | set(tensors)
@@ -105,7 +115,7 @@ class Bench:
         floats = FloatNetwork(subject.top)
         for number, feed in enumerate(self._feeds):
             values = floats.values(feed)
-            wanted = [n for n in self._names if n in outputs or (number < ALONE and n in alone)]
+            wanted = [n for n in self._names if n in outputs or (number in self._measuring[:ALONE] and n in alone)]
             self._exact.append({name: values[name] for name in wanted})
         self._held: list[dict[str, Array]] = []
         runs = {name: self._run(network, name) for name in dict.fromkeys(outputs) if name in self.layers}
@@ -135,7 +145,12 @@ class Bench:
         after = self._figures(self._single(run, change.tensor), run, None)
         doubt = 1.0 if after.tensor_sqnr_db >= before.tensor_sqnr_db else 2.0
         helps = is_significant(self._base.by_sample, run.by_sample, doubt)
-        return Trial(change.kind, change.tensor, change.words, before, after, len(self._feeds), helps)
+        chosen_on = len(self._choosing) if self._is_halved else 0
+        gain = run.choosing.result().sqnr_db - self._base.choosing.result().sqnr_db
+        trial = Trial(
+            change.kind, change.tensor, change.words, before, after, len(self._measuring), chosen_on, gain, helps
+        )
+        return replace(trial, helps=helps and trial.gain_db > 0)
 
     def with_cycles(self, trial: Trial, plan: QuantizationPlan) -> Trial:
         """The trial of `plan` with the cycles of its bmodel, compiled for that."""
@@ -157,19 +172,22 @@ class Bench:
         layers = single_layers(network, self._names)
         stored = layers[output].result
         shared = last_equal_values(self._base.network, network) if self._held else ()
-        pooled, by_sample = Comparison(), []
+        measured, choosing, by_sample = Comparison(), Comparison(), []
         for number, (feed, exact) in enumerate(zip(self._feeds, self._exact, strict=True)):
             known = {name: self._held[number][name] for name in shared}
             found = stored.load(reference.run(stored_feed(network, feed), [stored.name], known)[stored.name])
-            pooled.add(exact[output], found)
-            one = Comparison()
-            one.add(exact[output], found)
-            by_sample.append(one.result().sqnr_db)
-        return _Run(network, reference, layers, pooled, np.array(by_sample))
+            if number in self._measuring:
+                measured.add(exact[output], found)
+            if number in self._choosing:
+                choosing.add(exact[output], found)
+                one = Comparison()
+                one.add(exact[output], found)
+                by_sample.append(one.result().sqnr_db)
+        return _Run(network, reference, layers, measured, choosing, np.array(by_sample))
 
     def _single(self, run: _Run, tensor: str) -> Comparison:
         layer, comparison = run.layers[tensor], Comparison()
-        for exact in self._exact[:ALONE]:
+        for exact in (self._exact[number] for number in self._measuring[:ALONE]):
             overrides = {each.name: each.store(exact[each.tensor]) for each in layer.operands}
             stored = run.reference.run({}, [layer.result.name], overrides)[layer.result.name]
             comparison.add(exact[tensor], layer.result.load(stored))
