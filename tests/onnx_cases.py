@@ -327,6 +327,32 @@ add("squeeze_all", single("Squeeze", (2, 1, 5, 1)))
 add("unsqueeze_11", single("Unsqueeze", (2, 5), opset=11, axes=[0, 3]))
 add("unsqueeze_13", single("Unsqueeze", (2, 5), ints(-1, 1)))
 add("transpose", single("Transpose", IMAGE, perm=[0, 2, 3, 1]))
+add("depth_to_space", single("DepthToSpace", (2, 12, 3, 4), blocksize=2))
+add("depth_to_space_crd", single("DepthToSpace", (2, 18, 3, 4), blocksize=3, mode="CRD"))
+add("space_to_depth", single("SpaceToDepth", (2, 3, 6, 9), blocksize=3))
+for label, where, how in (
+    ("asymmetric", "asymmetric", "floor"),
+    ("half_pixel", "half_pixel", "round_prefer_floor"),
+    ("pytorch", "pytorch_half_pixel", "round_prefer_ceil"),
+):
+    modes = {"mode": "nearest", "coordinate_transformation_mode": where, "nearest_mode": how}
+    factors = np.array([1, 1, 2, 3], np.float32)
+    add(f"resize_{label}", single("Resize", IMAGE, np.zeros(0, np.float32), factors, opset=11, **modes))
+    add(f"resize_{label}_to", single("Resize", (2, 6, 9, 8), None, None, ints(2, 6, 27, 16), **modes))
+add(
+    "resize_axes",
+    single(
+        "Resize",
+        IMAGE,
+        None,
+        np.array([2, 1], np.float32),
+        opset=18,
+        axes=[-1, 2],
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    ),
+)
+add("resize_to_the_same", single("Resize", IMAGE, None, number(1.0).repeat(4), mode="linear"))
 add("transpose_default", single("Transpose", (2, 3, 4)))
 add("expand_rank", single("Expand", (3, 4), ints(1, 1, 3, 1)))
 add("concat", model([N("Concat", ["x", "z", "x"], ["y"], axis=-3)], {"x": IMAGE, "z": (2, 3, 9, 8)}))

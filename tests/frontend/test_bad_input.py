@@ -327,6 +327,13 @@ def test_inspection_assumes_sizes_that_the_model_leaves_open() -> None:
         (single("MaxPool", IMAGE, kernel_shape=[2, 2], dilations=[2, 2], pads=[1, 1, 1, 1]), "dilated"),
         (single("BatchNormalization", IMAGE, *[weight(6)] * 4, opset=14, training_mode=1), "training mode"),
         (single("Slice", IMAGE, ints(5), ints(2), ints(1)), "its result is empty"),
+        (single("Resize", IMAGE, None, None, ints(2, 6, 18, 16), mode="linear"), "its mode is linear"),
+        (
+            single("Resize", IMAGE, None, None, ints(2, 6, 13, 16)),
+            "resizes (2, 6, 9, 8) to (2, 6, 13, 16); only height",
+        ),
+        (single("Resize", IMAGE, None, None, ints(2, 12, 9, 8)), "only height and width can be repeated"),
+        (single("Pow", IMAGE, weight(1)), "only 1, 2 and 3 are supported"),
         (model([N("MaxPool", ["x"], ["a", "y"], kernel_shape=[2, 2])], {"x": IMAGE}), "its output y cannot"),
     ],
 )

@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import Float32Type
 from xdsl.ir import SSAValue
 
 from tpu_deploy.errors import BadInput
-from tpu_deploy.frontend import activation, conv, elementwise, matmul, norm, pool, shape, softmax
+from tpu_deploy.frontend import activation, conv, elementwise, matmul, norm, pool, resize, shape, softmax
 from tpu_deploy.frontend.constants import Constants
 from tpu_deploy.frontend.findings import Finding, Unsupported, UnsupportedOperators
 from tpu_deploy.frontend.input_shapes import InputShape, resolve_input_shapes
@@ -23,7 +23,7 @@ from tpu_deploy.frontend.shape_inference import inferred_shapes
 from tpu_deploy.frontend.tensors import Array, is_finite
 from tpu_deploy.ir.network import Network, name_of, named, shape_of, tensor_type
 
-FAMILIES = (activation, conv, elementwise, matmul, norm, pool, shape, softmax)
+FAMILIES = (activation, conv, elementwise, matmul, norm, pool, resize, shape, softmax)
 """The modules whose converters fill the registry."""
 
 

@@ -101,6 +101,52 @@ def convert_transpose(node: Node) -> SSAValue:
     return node.emit("top.Permute", [x], [shape[a] for a in order], order=order)
 
 
+@converts("DepthToSpace")
+def convert_depth_to_space(node: Node) -> SSAValue:
+    """`top.Permute` between reshapes: blocks of channels side by side in height and width."""
+    n, c, h, w = _image_shape(node)
+    block = _block(node)
+    if c % block**2:
+        node.refuse(f"{c} channels cannot be divided into blocks of {block}x{block}")
+    inner = c // block**2
+    by_column = node.attribute("mode", "DCR") == "DCR"
+    split = (n, block, block, inner, h, w) if by_column else (n, inner, block, block, h, w)
+    order = (0, 3, 4, 1, 5, 2) if by_column else (0, 1, 4, 2, 5, 3)
+    return _rearranged(node, split, order, (n, inner, h * block, w * block))
+
+
+@converts("SpaceToDepth")
+def convert_space_to_depth(node: Node) -> SSAValue:
+    """`top.Permute` between reshapes: blocks of height and width one behind the other as channels."""
+    n, c, h, w = _image_shape(node)
+    block = _block(node)
+    if h % block or w % block:
+        node.refuse(f"{h}x{w} pixels cannot be divided into blocks of {block}x{block}")
+    rows, columns = h // block, w // block
+    split = (n, c, rows, block, columns, block)
+    return _rearranged(node, split, (0, 3, 5, 1, 2, 4), (n, c * block**2, rows, columns))
+
+
+def _image_shape(node: Node) -> tuple[int, ...]:
+    shape = shape_of(node.input())
+    if len(shape) != 4:
+        node.refuse(f"its input of shape {shape} is no batch of images")
+    return shape
+
+
+def _block(node: Node) -> int:
+    block = int(node.attribute("blocksize", 0))
+    if block < 1:
+        node.refuse(f"its blocksize is {block}")
+    return block
+
+
+def _rearranged(node: Node, split: Sequence[int], order: Sequence[int], shape: Sequence[int]) -> SSAValue:
+    apart = node.reshaped(node.input(), split, node.derived("split"))
+    moved = node.emit("top.Permute", [apart], [split[a] for a in order], node.derived("moved"), order=order)
+    return node.emit("top.Reshape", [moved], shape, shape=list(shape))
+
+
 @converts("Expand")
 def convert_expand(node: Node) -> SSAValue:
     """The input under the target's rank; repeating elements is unsupported."""
