@@ -77,7 +77,8 @@ def read(path: Path) -> Baseline:
         if found.get("schema") != SCHEMA:
             told = f"{file}: has schema {found.get('schema')}, not {SCHEMA}"
             raise BadInput(f"{told}; write it anew with `check --update`")
-        made = Baseline(**{each.name: found.get(each.name) for each in fields(Baseline)})
+        held: dict[str, Any] = {each.name: found.get(each.name) for each in fields(Baseline)}
+        made = Baseline(**held)
         return _sound(made, file, "write it anew with `check --update`")
     advice = "write it anew with `deploy --report`"
     try:

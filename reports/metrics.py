@@ -200,7 +200,7 @@ def by_class(values: Array) -> Array:
 def _classes(label: Array, count: int) -> Array:
     """The classes that are right for a sample: one, or several filled up with -1. Raises BadInput for anything else."""
     flat = label.reshape(-1)
-    named = flat[flat != -1]
+    named: Array = flat[flat != -1]
     wrong = named[(named < 0) | (named >= count) | (named != np.floor(named))]
     if wrong.size or not named.size:
         what = f"{wrong[0]} is no class" if wrong.size else "a sample has no class"
