@@ -2,7 +2,7 @@
 
 The passes, each by its name:
 
-* "absorption" moves the real weights towards least squares of the wanted results, so that they make up for errors of
+* "reconstruction" moves the real weights towards least squares of the wanted results, so that they make up for errors of
   the inputs as far as the other half of the samples confirms it;
 * "rounding" rounds weights one after another, each taking over the errors of those before it (`quant.rounding`);
 * "bias" gives each output the mean it should have;
@@ -28,7 +28,7 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 Halves = tuple[Moments, Moments]
 
-PASSES = ("absorption", "rounding", "bias", "affine")
+PASSES = ("reconstruction", "rounding", "bias", "affine")
 
 ONLY_MEANS = frozenset({"bias"})
 """Passes that need no more than the mean of what a product reads."""
@@ -129,7 +129,11 @@ def fit(product: Product, halves: Halves, passes: Collection[str], method: str) 
     whole = halves[0] + halves[1]
     if not whole.count:
         passes = ()
-    real = absorbed(product, halves) if "absorption" in passes and halves[0].count and halves[1].count else product
+    real = (
+        reconstructed(product, halves)
+        if "reconstruction" in passes and halves[0].count and halves[1].count
+        else product
+    )
     scales = real.scales("max" if "rounding" in passes else method)
     for _ in range(WIDENINGS):
         found = _fitted(real, scales, halves, passes)
@@ -159,7 +163,7 @@ def _fitted(product: Product, scales: Float64Array, halves: Halves, passes: Coll
     return product.chosen(integers, scales * gains, bias)
 
 
-def absorbed(product: Product, halves: Halves) -> Product:
+def reconstructed(product: Product, halves: Halves) -> Product:
     """The product with weights moved towards least squares of the wanted results.
 
     With ridge r they minimize the squared error plus r times the mean variance of a term times the squared change. The

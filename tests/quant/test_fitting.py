@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpu_deploy.quant.fitting import PASSES, Halves, Product, absorbed, fit
+from tpu_deploy.quant.fitting import PASSES, Halves, Product, fit, reconstructed
 from tpu_deploy.quant.moments import Moments
 from tpu_deploy.quant.plan import ChosenWeights, TensorQuantization
 from tpu_deploy.quant.rounding import second_order_rounding
@@ -103,7 +105,7 @@ def test_affine_takes_away_a_gain_and_an_offset_of_the_inputs(
     assert error(product, better, wrong, y) < 0.01 * spread + 1e-4
 
 
-def test_absorption_makes_up_for_noise_of_one_input_by_another_that_knows_the_same() -> None:
+def test_reconstruction_makes_up_for_noise_of_one_input_by_another_that_knows_the_same() -> None:
     rng = np.random.default_rng(5)
     product, x, y = made_up((1, 4, 8), 1, 2000)
     x[1] = x[0]
@@ -112,20 +114,34 @@ def test_absorption_makes_up_for_noise_of_one_input_by_another_that_knows_the_sa
     noisy[0] += rng.standard_normal(x[0].shape).astype(np.float32)
     fresh = x.copy()
     fresh[0] += rng.standard_normal(x[0].shape).astype(np.float32)
-    moved = absorbed(product, halves(noisy, y))
+    moved = reconstructed(product, halves(noisy, y))
     judge = Moments.of(fresh, y)
     assert judge.errors(moved.weights).sum() < 0.7 * judge.errors(product.weights).sum()
 
 
-def test_absorption_leaves_weights_that_only_chance_would_move() -> None:
+def test_rows_that_were_cut_off_and_results_beyond_the_type_tell_nothing() -> None:
+    product, x, y = made_up((1, 3, 6), 4, 400)
+    low, high = (np.float32(np.quantile(y, share)) for share in (0.1, 0.9))
+    scale = float(high - low) / 255
+    product = replace(product, y=TensorQuantization("int8", scale, round(-128 - float(low) / scale)))
+    low, high = np.float32(product.y.low), np.float32(product.y.high)
+    cut = x.copy()
+    cut[:, :20] = 0.0
+    rows, wanted = product.telling(cut, np.where(y > high, y + 100, y))
+    assert rows.shape[1] == wanted.shape[1] >= 200
+    assert not (rows == 0).all(0).any(), "the rows whose operands were cut off are left out"
+    assert np.abs(wanted - product.results(rows)).max() < 0.1 * np.ptp(y)
+
+
+def test_reconstruction_leaves_weights_that_only_chance_would_move() -> None:
     product, x, _ = made_up((1, 2, 40), 2, 50)
     noise = np.random.default_rng(0).standard_normal((2, 50, 1)) * 50
     y = (np.einsum("gjk,krg->jrg", product.weights, x) + noise).astype(np.float32)
-    moved = absorbed(product, halves(x, y))
+    moved = reconstructed(product, halves(x, y))
     assert np.abs(moved.weights - product.weights).max() < 1.0
 
 
-@pytest.mark.parametrize("passes", [PASSES, ("rounding", "affine"), ("bias",), ("absorption",), ()])
+@pytest.mark.parametrize("passes", [PASSES, ("rounding", "affine"), ("bias",), ("reconstruction",), ()])
 @pytest.mark.parametrize("case", ["zero weights", "zero inputs", "constant inputs", "one row", "no rows"])
 def test_degenerate_data_give_finite_weights_within_bounds(case: str, passes: tuple[str, ...]) -> None:
     product, x, y = made_up((3, 2, 9), 0, 20)

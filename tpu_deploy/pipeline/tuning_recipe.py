@@ -58,7 +58,7 @@ PASSES: tuple[Pass, ...] = (
     _switch("migration", "scales of the channels that matrix products read, taken in by their weights", True),
     _switch("thresholds", "each tensor's range by what it costs the results"),
     _switch("affine", "gain and mean of each channel corrected in its multiplier and bias"),
-    _switch("absorption", "weights moved to make up for errors of what they read"),
+    _switch("reconstruction", "weights moved to make up for errors of what they read"),
 )
 """All passes, in the order in which they are tried."""
 

@@ -24,8 +24,8 @@ Float32Array = npt.NDArray[np.float32]
 HELD_BYTES = 1 << 28
 """Bytes of values that all samples together may take: where they would take more, fewer samples are used."""
 
-FOR_MEANS, FOR_OPERANDS = 32, 48
-"""Images that are enough to know means of what products read by, and second moments."""
+FOR_MEANS, FOR_OPERANDS, FOR_TARGETS = 32, 48, 56
+"""Images that are enough to know means of what products read by, its second moments, and those with what is wanted."""
 
 GATHERED = 1 << 22
 """Terms that are gathered before their moments are taken."""
@@ -42,8 +42,8 @@ def fit_weights(
     """
     means_suffice, needs_targets = ONLY_MEANS.issuperset(passes), not WITHOUT_TARGETS.issuperset(passes)
     room = HELD_BYTES // max(1, frontier_bytes(network, plan))
-    enough = FOR_MEANS if means_suffice else FOR_OPERANDS
-    used = _spread(feeds, room if needs_targets else min(room, -(-enough // batch_of(network))))
+    enough = FOR_MEANS if means_suffice else FOR_TARGETS if needs_targets else FOR_OPERANDS
+    used = _spread(feeds, min(room, -(-enough // batch_of(network))))
     images = len(used) * batch_of(network)
     products = [op for op in network.operations if plan.operations[name_of(op)] == "INT8" and has_rows(network, op)]
     rows = {name_of(op): Rows.of(network, op, images, seed) for seed, op in enumerate(products)}
