@@ -2,8 +2,8 @@
 
 The passes, each by its name:
 
-* "reconstruction" moves the real weights towards least squares of the wanted results, so that they make up for errors of
-  the inputs as far as the other half of the samples confirms it;
+* "reconstruction" moves the real weights towards least squares of the wanted results, so that they make up for errors
+  of the inputs as far as the other half of the samples confirms it;
 * "rounding" rounds weights one after another, each taking over the errors of those before it (`quant.rounding`);
 * "bias" gives each output the mean it should have;
 * "affine" gives it the gain it should have, too, through the scale of its weights.
