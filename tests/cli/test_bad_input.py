@@ -459,25 +459,6 @@ def test_wrong_words_are_named(refused: Refused, arguments: tuple[str, ...], tol
     assert told in refused(*arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("deploy", "model.onnx", "--calibration", "model.table", "-o", "model.onnx"),
-        ("deploy", "model.onnx", "--calibration", "model.table", "-o", "./model.table"),
-        ("deploy", "model.onnx", "--calibration", "model.table", "--inputs", "one.npz", "-o", "one.npz"),
-        ("deploy", "model.onnx", "--data", "samples.npz", "-o", "samples.npz"),
-        ("calibrate", "model.onnx", "--data", "samples.npz", "-o", "samples.npz"),
-        ("calibrate", "model.onnx", "--data", "samples.npz", "-o", "model.onnx"),
-        ("calibrate", "model.onnx", "--data", "model.table.samples.npz", "-o", "model.table"),
-        ("calibrate", "model.onnx", "--data", "samples.npz", "--shard", "1/2", "-o", "samples.npz"),
-        ("run", "model.bmodel", "--inputs", "one.npz", "-o", "one.npz"),
-        ("run", "model.bmodel", "--inputs", "one.npz", "-o", "model.bmodel"),
-    ],
-)
-def test_no_file_that_is_read_is_written_over(refused: Refused, arguments: tuple[str, ...]) -> None:
-    assert "is a file that is read; give another name to write to" in refused(*arguments)
-
-
 @pytest.mark.parametrize("verb", ["deploy", "calibrate"])
 def test_a_batch_of_none_is_refused_by_its_option(refused: Refused, verb: str) -> None:
     options = ("--data", "samples.npz", "--batch-size", "0", "-o", "out")

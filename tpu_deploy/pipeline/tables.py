@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,31 +182,35 @@ def write_table(table: CalibrationTable, target: Path, graph: GraphProto | None 
     """Writes the table, under the names that TPU-MLIR gives the tensors of `graph`, and beside it its statistics, first
     samples and plan. What of an earlier table lay there and this one lacks goes.
 
-    Raises BadInput, leaving nothing new behind.
+    All are written elsewhere first: whoever fails or is interrupted leaves the earlier files as they were. Raises
+    BadInput.
     """
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        partial = Path(folder, target.name)
+        try:
+            _write_all(table, partial, graph)
+        except BadInput as error:
+            raise BadInput(str(error).replace(str(partial), str(target))) from error
+        for path in (*_beside(target), target):
+            made = Path(folder, path.name)
+            if made.exists():
+                made.replace(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _write_all(table: CalibrationTable, target: Path, graph: GraphProto | None) -> None:
     assert table.statistics is not None
-    statistics, samples, plan, weights = _beside(target)
-    new = [path for path in (statistics, samples, plan, weights) if not path.exists()]
-    try:
-        table.statistics.save(statistics)
-        if table.first_samples:
-            keep(table.first_samples, samples)
-        else:
-            samples.unlink(missing_ok=True)
-        if table.plan is None or not table.plan.weights:
-            weights.unlink(missing_ok=True)
-        if table.plan is not None:
-            table.plan.save(plan)
-        else:
-            plan.unlink(missing_ok=True)
-        if graph is None:
-            table.write(target)
-        else:
-            _with_folded_tensors(table, graph).write(target, names_by_value(graph))
-    except BadInput:
-        for path in new:
-            path.unlink(missing_ok=True)
-        raise
+    statistics, samples, plan, _ = _beside(target)
+    table.statistics.save(statistics)
+    if table.first_samples:
+        keep(table.first_samples, samples)
+    if table.plan is not None:
+        table.plan.save(plan)
+    if graph is None:
+        table.write(target)
+    else:
+        _with_folded_tensors(table, graph).write(target, names_by_value(graph))
 
 
 def _with_folded_tensors(table: CalibrationTable, graph: GraphProto) -> CalibrationTable:
