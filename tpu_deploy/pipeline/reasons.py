@@ -17,7 +17,7 @@ from tpu_deploy.pipeline.influence import BUDGET, output_shares
 from tpu_deploy.pipeline.plans import AUTO
 from tpu_deploy.pipeline.remedies import tried_remedies
 from tpu_deploy.pipeline.single_layers import single_layers
-from tpu_deploy.pipeline.stored_weights import CONVOLUTIONS, MATRIX_PRODUCTS, real_weights
+from tpu_deploy.pipeline.stored_weights import CONVOLUTIONS, MATRIX_PRODUCTS, weights_of_reals
 from tpu_deploy.pipeline.tables import METHOD, statistics_path
 from tpu_deploy.pipeline.trials import Subject
 from tpu_deploy.reports.advice import Advice, Trial, advice
@@ -124,7 +124,7 @@ def channel_weights(build: Build) -> dict[str, dict[str, Any]]:
     for name, layer in single_layers(build.tpu, [name_of(value) for value in build.top.values()]).items():
         for op in layer.operations:
             if op.name in CONVOLUTIONS | MATRIX_PRODUCTS:
-                real = real_weights(build.tpu, op)
+                real = weights_of_reals(build.tpu, op)
                 found[name] = weight_ranges(real.weights, real.steps, real.axis)
     return found
 

@@ -129,6 +129,7 @@ def _thresholds(build: Build) -> dict[str, Any]:
             "max": None if entry is None else entry.max,
             "dtype": planned.dtype,
             "scale": planned.scale if planned.is_quantized else None,
+            "least_scale": planned.scale * min(planned.factors) if planned.factors else None,
             "zero_point": planned.zero_point,
         }
     return rows_of_table

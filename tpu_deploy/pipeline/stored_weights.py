@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from tpu_deploy.ir.quant_types import UniformType
 from tpu_deploy.pipeline.float_layers import one_result
 from tpu_deploy.pipeline.float_model import session_of
 from tpu_deploy.pipeline.single_layers import SingleLayer
+from tpu_deploy.quant.factors import effective_weights
+from tpu_deploy.quant.plan import TensorQuantization
 from tpu_deploy.quant.ranges import reach
 from tpu_deploy.runtime.reference.conv import spread
 
@@ -137,6 +139,16 @@ def real_weights(network: Network, op: Operation) -> RealWeights:
     steps = unit / kind.scale
     real = weights * np.expand_dims(steps, others)
     return RealWeights(real.astype(np.float32), (offset * unit).astype(np.float32), steps, axis)
+
+
+def weights_of_reals(network: Network, op: Operation) -> RealWeights:
+    """`real_weights`, where channels of the operand have scales of their own those of its real values."""
+    real, kind = real_weights(network, op), uniform_of(op.operands[0])
+    if kind is None or not kind.is_per_axis:
+        return real
+    inverse = kind.scale / kind.scales_over(len(shape_of(op.operands[0]))).reshape(-1)
+    x, y = TensorQuantization("int8", factors=tuple(inverse)), TensorQuantization("int8")
+    return replace(real, weights=effective_weights(real.weights, None, real.axis, x, y)[0])
 
 
 def _weight(network: Network, op: Operation, index: int) -> Array:
