@@ -70,7 +70,7 @@ def _metric(now: Baseline, before: Baseline, tolerances: Tolerances) -> Iterator
             yield Verdict("metric", name, f"{old:.6g}", "not measured", True, "it was not measured this time")
             continue
         new = number(now.metrics[name]["value"])
-        fall = old - new
+        fall = new - old if name in tolerances.metric.less_is_better else old - new
         allowed = max(tolerances.metric.drop, 0.0 if math.isnan(error) else tolerances.metric.standard_errors * error)
         worse = not fall <= allowed
         reason = f"worse by {fall:.4g}, allowed are {allowed:.4g}" if worse else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ class LayerTolerance:
 
 @dataclass(frozen=True)
 class MetricTolerance:
-    """How far a figure of the task may fall: the larger of `drop`, in its own units, and so many standard errors."""
+    """How far a figure of the task may fall: the larger of `drop`, in its own units, and so many standard errors.
+
+    Of the figures named in `less_is_better`, errors for example, how far they may rise.
+    """
 
     drop: float = 0.0
     standard_errors: float = 1.0
+    less_is_better: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,10 @@ def _section(path: Path, section: str, usual: Any, values: Any) -> Any:
     for key, value in values.items():
         if key not in kinds:
             raise BadInput(f"{path}: [{section}] has an unknown key {key}; known are {', '.join(kinds)}")
-        if kinds[key] is bool:
+        if kinds[key] is tuple:
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise BadInput(f"{path}: [{section}] {key} = {value!r}: must be a list of names")
+        elif kinds[key] is bool:
             if not isinstance(value, bool):
                 raise BadInput(f"{path}: [{section}] {key} = {value!r}: must be true or false")
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:

@@ -148,3 +148,13 @@ def test_a_tolerance_of_no_layer_is_refused(kept: tuple[str, str], tmp_path: Pat
     assert f'{allowed}: [layer."bb"] is no layer of the network; did you mean "b"?' in capsys.readouterr().err
     allowed = written(tmp_path, "t.toml", '[layer."b"]\nsqnr_db = 30\n')
     assert run(["check", kept[0], "--baseline", kept[1], "--tolerances", allowed]) == 0
+
+
+def test_figures_of_which_less_is_better_are_named_rightly(kept: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    for content, told in (
+        ('less_is_better = "rmse"', "must be a list of names"),
+        ('less_is_better = ["rmse"]', 'less_is_better: "rmse" is no figure of the task'),
+    ):
+        allowed = written(tmp_path, "t.toml", f"[metric]\n{content}\n")
+        assert run(["check", kept[0], "--baseline", kept[1], "--tolerances", allowed]) == 2
+        assert told in capsys.readouterr().err

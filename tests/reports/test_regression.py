@@ -255,3 +255,10 @@ def test_names_of_any_characters_make_sound_xml() -> None:
     found = held(record(row(odd, 10.0), row("b"), row("c")), record(row(odd), row("b"), row("c")))
     cases = ElementTree.fromstring(regression_text.junit(found)).iter("testcase")
     assert next(cases).get("name") == 'a?<&">\ud7ff?\U0001f600 \n'
+
+
+def test_an_error_of_the_task_may_rise_no_further_than_its_tolerance() -> None:
+    tolerance = MetricTolerance(drop=0.05, standard_errors=0.0, less_is_better=("topk",))
+    for now, worse in ((0.94, False), (0.96, True), (0.5, False)):
+        found = compare(measured(now), measured(0.9), Tolerances(metric=tolerance))
+        assert [v.subject for v in found.worse] == (["topk"] if worse else []), now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +48,9 @@ def check(
         raise BadInput(f"{target}: does not exist; make it from this report with --update")
     before = baselines.read(target)
     _check_same_kind(now, before, target)
-    _check_layers(allowed, (*before.layers, *now.layers), tolerances)
+    _check_names(allowed.layer, (*before.layers, *now.layers), '[layer."{}"] is no layer of the network', tolerances)
+    figures = (*before.metrics, *now.metrics)
+    _check_names(allowed.metric.less_is_better, figures, 'less_is_better: "{}" is no figure of the task', tolerances)
     return compare(now, before, allowed)
 
 
@@ -58,14 +60,14 @@ def _allowed(tolerances: Tolerances | PathLike | None) -> Tolerances:
     return tolerances if isinstance(tolerances, Tolerances) else tolerance_files.read(Path(tolerances))
 
 
-def _check_layers(allowed: Tolerances, layers: Sequence[str], source: Tolerances | PathLike | None) -> None:
-    """Raises BadInput for a tolerance of a layer that is none of `layers`: nobody would notice that it does nothing."""
-    for name in allowed.layer:
-        if name not in layers:
-            near = difflib.get_close_matches(name, layers, 1, 0.0)
+def _check_names(given: Iterable[str], known: Sequence[str], fault: str, source: Tolerances | PathLike | None) -> None:
+    """Raises BadInput for a tolerance of what is not among the `known`: nobody would notice that it does nothing."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.0)
             label = "the tolerances" if isinstance(source, Tolerances) else source
             hint = f'; did you mean "{near[0]}"?' if near else ""
-            raise BadInput(f'{label}: [layer."{name}"] is no layer of the network{hint}')
+            raise BadInput(f"{label}: {fault.format(name)}{hint}")
 
 
 def _check_same_kind(now: Baseline, before: Baseline, path: Path) -> None:
