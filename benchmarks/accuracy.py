@@ -36,7 +36,7 @@ from accuracy_table import Measured, Results, Row, headline, line, markdown, rea
 from accuracy_tasks import DEMO, Array, Feed, Task, read_tasks
 from quantizers.job import save_samples
 
-from tpu_deploy.pipeline.tuned_tables import CHOICES
+from tpu_deploy.calibration.thresholds import METHODS
 
 QUANTIZERS = Path(__file__).parent / "quantizers"
 
@@ -56,7 +56,7 @@ def tools(given: argparse.Namespace) -> list[Tool]:
     own = Path(sys.executable)
     commands: Path | None = given.tpu_mlir
     return [
-        Tool("tpu_deploy", own, "with_tpu_deploy.py", CHOICES),
+        Tool("tpu_deploy", own, "with_tpu_deploy.py", (*METHODS, "symmetric ranges", "auto")),
         Tool(
             "TPU-MLIR",
             commands and commands / "python",

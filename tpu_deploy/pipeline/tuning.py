@@ -134,10 +134,9 @@ def tune(
         progress.stage(f"Tune: {each.does}")
         tried = [_tried(workshop, judge, recipe, state) for recipe in each.recipes(state.recipe)]
         best = min(tried, key=lambda other: other.noise)
-        best = best if each.costs_cycles else replace(best, cycles=state.cycles)
         gain = _decibels(state.noise) - _decibels(best.noise)
         kept = gain > 0
-        if kept and each.costs_cycles:
+        if kept:
             state, best = _timed(judge, state), _timed(judge, best)
             kept = gain > DB_PER_PERCENT * _more_cycles(state, best)
         trials.append(_trial(each, state, best, kept))

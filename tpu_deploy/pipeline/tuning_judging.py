@@ -61,9 +61,9 @@ class Judge:
         return math.exp(sum(map(math.log, shares)) / len(shares))
 
     def cycles(self, plan: QuantizationPlan) -> int:
-        """What the chip is estimated to need for a batch."""
+        """What the chip is estimated to need for a batch, by the first schedule that is found."""
         network = lower_to_tpu(self._timed, plan, self._chip)
-        return estimate(compile_network(network, self._chip).bmodel).cycles
+        return estimate(compile_network(network, self._chip, optimize=0).bmodel).cycles
 
 
 def judged(network: Network) -> list[str]:

@@ -27,12 +27,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass by its name: what it does, the recipes it turns one into, and whether the chip may have more to do."""
+    """A pass by its name: what it does, and the recipes it turns one into."""
 
     name: str
     does: str
     recipes: Callable[[Recipe], list[Recipe]]
-    costs_cycles: bool = False
 
 
 def _other_methods(recipe: Recipe) -> list[Recipe]:
@@ -43,19 +42,19 @@ def _adding(name: str) -> Callable[[Recipe], list[Recipe]]:
     return lambda recipe: [replace(recipe, passes=recipe.passes | {name})]
 
 
-def _switch(name: str, does: str, costs_cycles: bool = False) -> Pass:
-    return Pass(name, does, _adding(name), costs_cycles)
+def _switch(name: str, does: str) -> Pass:
+    return Pass(name, does, _adding(name))
 
 
 PASSES: tuple[Pass, ...] = (
     Pass("method", "thresholds of all tensors by another method", _other_methods),
     _switch("zero_points", "zero points for tensors of both signs, so that their grid covers what occurs"),
-    _switch("float_outputs", "the sums of the last products as floats", True),
-    _switch("float_sums", "tensors added up in float32", True),
+    _switch("float_outputs", "the sums of the last products as floats"),
+    _switch("float_sums", "tensors added up in float32"),
     _switch("bias", "biases that give every channel its mean"),
     _switch("rounding", "weights rounded one after another, each making up for those before"),
-    _switch("equalization", "scales of channels, taken in by the convolutions around", True),
-    _switch("migration", "scales of the channels that matrix products read, taken in by their weights", True),
+    _switch("equalization", "scales of channels, taken in by the convolutions around"),
+    _switch("migration", "scales of the channels that matrix products read, taken in by their weights"),
     _switch("thresholds", "each tensor's range by what it costs the results"),
     _switch("affine", "gain and mean of each channel corrected in its multiplier and bias"),
     _switch("reconstruction", "weights moved to make up for errors of what they read"),

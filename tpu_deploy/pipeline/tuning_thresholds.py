@@ -34,7 +34,7 @@ HOPELESS = 2.0
 COVERED = 0.9
 """Tensors are looked at, those that cost most first, until so much of all that rounding costs is covered."""
 
-ELEMENTS = 32_000_000_000
+ELEMENTS = 20_000_000_000
 """Elements that all runs may compute together: networks of many, and large, tensors are run on fewer samples."""
 
 FEWEST, MOST = 8, 64
