@@ -167,11 +167,21 @@ def _cost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Figure]:
         ("local memory, peak", "B", "memory", "local_peak"),
         ("bmodel", "B", "bmodel", "bytes"),
     ]
-    found = [_figure(name, unit, before[part][key], after[part][key], False) for name, unit, part, key in figures]
+    found = [
+        _figure(name, unit, _count(before[part][key]), _count(after[part][key]), False)
+        for name, unit, part, key in figures
+    ]
     for engine in after["commands"]:
-        pair = before["commands"][engine]["total"], after["commands"][engine]["total"]
+        pair = (_count(record["commands"].get(engine, {"total": 0})["total"]) for record in (before, after))
         found.append(_figure(f"{engine} commands", "", *pair, more_is_better=False))
     return found
+
+
+def _count(value: Any) -> int:
+    """A whole number. Raises TypeError for anything else."""
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def _figure(name: str, unit: str, before: float, after: float, more_is_better: bool) -> Figure:

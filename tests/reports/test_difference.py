@@ -102,6 +102,20 @@ def test_hostile_names_cannot_break_the_page(record: dict[str, Any]) -> None:
     assert "<script>alert" not in difference_page.render(compared(hostile, hostile))
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("memory", "device", None), ("memory", "coefficients", "a"), ("commands", "TIU", []), ("timing", "cycles", {})],
+)
+def test_a_report_that_lacks_something_is_named(
+    record: dict[str, Any], tmp_path: Path, part: str, key: str, value: Any
+) -> None:
+    (tmp_path / "good.json").write_text(json.dumps(record))
+    (tmp_path / "bad.json").write_text(json.dumps({**record, part: {**record[part], key: value}}))
+    for pair in (("good", "bad"), ("bad", "good")):
+        with pytest.raises(tpu_deploy.BadInput, match=r"bad\.json: lacks what a report holds; write it anew with"):
+            tpu_deploy.diff(*(tmp_path / f"{name}.json" for name in pair))
+
+
 def test_files_are_written_on_demand(record: dict[str, Any], tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

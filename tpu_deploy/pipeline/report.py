@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.chips import chip as chip_named
@@ -22,7 +22,7 @@ from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.pipeline.tuned_tables import CHOICES
 from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.qtable import QuantizeTable
-from tpu_deploy.reports import difference_page
+from tpu_deploy.reports import difference_page, difference_text
 from tpu_deploy.reports.difference import Difference, compared
 from tpu_deploy.reports.record import read
 
@@ -121,7 +121,7 @@ def diff(
                 f"{given}: is a bmodel, which tells of no layer's accuracy; give what --report wrote with it"
             )
     folder = None if output is None else writable_folder(output, "-o")
-    found = compared(read(Path(before)), read(Path(after)), (os.fspath(before), os.fspath(after)))
+    found = compared(_sound(Path(before)), _sound(Path(after)), (os.fspath(before), os.fspath(after)))
     if folder is not None:
         made_folder(folder, "-o")
         contents = {"difference.json": found.to_json(), "difference.html": difference_page.render(found)}
@@ -129,3 +129,16 @@ def diff(
             with replacing(folder / name) as stream:
                 stream.write(content.encode())
     return found
+
+
+def _sound(path: Path) -> dict[str, Any]:
+    """The record of a report that can be compared: with itself it can. Raises BadInput naming what cannot."""
+    record = read(path)
+    try:
+        found = compared(record, record)
+        found.to_json()
+        difference_page.render(found)
+        difference_text.terminal(found)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BadInput(f"{path}: lacks what a report holds; write it anew with `deploy --report`") from error
+    return record
