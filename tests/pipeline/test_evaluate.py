@@ -79,6 +79,7 @@ def test_a_float_precision_needs_no_table(made: Path) -> None:
         ({"metrics": "nothing_of_that_name:score"}, r"cannot be imported \(ModuleNotFoundError"),
         ({"metrics": "math:score"}, "has no score"),
         ({"precision": "int8"}, "INT8 operations need ranges"),
+        ({"precision": "f16", "workers": 0}, "--workers 0: must be at least 1"),
         ({"metrics": "topk", "labels": [1, 2]}, "2 labels for 9 samples"),
         ({"metrics": "topk", "labels": list(range(10))}, "10 labels for 9 samples"),
     ],

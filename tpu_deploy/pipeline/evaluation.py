@@ -119,6 +119,8 @@ def evaluate(
     does not grow with them. A metric `module:function` is called with the outputs of one sample by name and its label,
     and returns a number. Raises BadInput for anything unusable, the user's own function included.
     """
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers {workers}: must be at least 1")
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
     chosen = [metric_named(each, imported) for each in wanted]
     subject, original = _subject(model, calibration, precision, qtable, against, input_shapes, progress)
