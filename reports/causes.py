@@ -19,6 +19,12 @@ WORST = 5
 SMALLEST = 0.001
 """A layer whose born error is a smaller part of its tensor is not worth a word."""
 
+LEAST_SHARE = 0.001
+"""Nor is one that has a smaller share of the outputs' error."""
+
+LEAST_NORMAL = 2.0**-14
+"""The least number that float16 holds with all its bits."""
+
 EXPLAINED_BY_GAIN = 0.5
 """Part of a layer's born energy that a mere factor must explain to be called the cause."""
 
@@ -46,7 +52,11 @@ def worst_layers(layers: Sequence[Layer], count: int = WORST) -> list[Layer]:
             return math.inf, math.inf
         return max(layer.explanation.output_share or 0.0, 0.0), born
 
-    explained = [layer for layer in layers if layer.explanation is not None]
+    def counts(layer: Layer) -> bool:
+        share = None if layer.explanation is None else layer.explanation.output_share
+        return share is None or not share < LEAST_SHARE
+
+    explained = [layer for layer in layers if layer.explanation is not None and counts(layer)]
     bad = [layer for layer in explained if not (layer.explanation and layer.explanation.origin.born < SMALLEST)]
     return sorted(bad, key=blame, reverse=True)[:count]
 
@@ -64,6 +74,10 @@ def cause_of(layer: Layer) -> Cause:
     parts = own_parts(why)
     if not parts:
         return Cause("passed_on", "it adds no error of its own; what it shows it was given")
+    if _underflows(layer):
+        largest = max(abs(layer.similarity.expected_min), abs(layer.similarity.expected_max))
+        told = f"its values, up to {largest:.2g}, lie below what float16 holds well ({LEAST_NORMAL:.2g})"
+        return Cause("underflow", f"{told}; in bf16 or f32 they do not")
     (kind, share), *others = parts.items()
     if not kind.endswith("clipping") and _is_gain(why):
         change = f"{percent(abs(why.origin.gain - 1))} too {'large' if why.origin.gain > 1 else 'small'}"
@@ -72,6 +86,11 @@ def cause_of(layer: Layer) -> Cause:
     if others and others[0][1] >= SECOND:
         told += f", {percent(others[0][1])} {_SHORT[others[0][0]]}"
     return Cause(kind, told + _channel(layer, why))
+
+
+def _underflows(layer: Layer) -> bool:
+    near = layer.similarity
+    return layer.dtype == "float16" and 0 < max(abs(near.expected_min), abs(near.expected_max)) < LEAST_NORMAL
 
 
 def _is_gain(why: Explanation) -> bool:

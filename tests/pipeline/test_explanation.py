@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from onnx_cases import model as onnx_model
 from random_top_networks import random_precisions, random_top
 from small_model import feeds, small_model
 from top_networks import Top
 
+import tpu_deploy
 from tpu_deploy.calibration.thresholds import Threshold
 from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
@@ -228,3 +232,13 @@ def test_shares_sum_to_one_where_returned_tensors_are_read_on() -> None:
     names = [name_of(value) for value in network.values()]
     shares = output_shares(network, Reference(tpu), samples[0], names)
     assert set(shares) == {"inner", "middle", "y"} and sum(shares.values()) == pytest.approx(1, abs=0.02)
+
+
+def test_what_float16_is_too_coarse_for_is_told_as_that(tmp_path: Path) -> None:
+    array = (1e-7 * np.random.default_rng(0).standard_normal((8, 8))).astype(np.float32)
+    made = onnx_model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (1, 8)})
+    made.graph.initializer.append(numpy_helper.from_array(array, "w"))
+    data = [{"x": np.random.default_rng(k).standard_normal((1, 8)).astype(np.float32)} for k in range(3)]
+    found = tpu_deploy.report(made, tmp_path / "r", inputs=data, precision="f16", gate=-1.0)
+    assert [each.cause.kind for each in found.reasons.advice] == ["underflow"]
+    assert "lie below what float16 holds well (6.1e-05); in bf16 or f32" in found.reasons.advice[0].cause.sentence
