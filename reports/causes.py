@@ -74,7 +74,7 @@ def cause_of(layer: Layer) -> Cause:
     parts = own_parts(why)
     if not parts:
         return Cause("passed_on", "it adds no error of its own; what it shows it was given")
-    if _underflows(layer):
+    if _underflows(layer, why):
         largest = max(abs(layer.similarity.expected_min), abs(layer.similarity.expected_max))
         told = f"its values, up to {largest:.2g}, lie below what float16 holds well ({LEAST_NORMAL:.2g})"
         return Cause("underflow", f"{told}; in bf16 or f32 they do not")
@@ -88,9 +88,9 @@ def cause_of(layer: Layer) -> Cause:
     return Cause(kind, told + _channel(layer, why))
 
 
-def _underflows(layer: Layer) -> bool:
+def _underflows(layer: Layer, why: Explanation) -> bool:
     near = layer.similarity
-    return layer.dtype == "float16" and 0 < max(abs(near.expected_min), abs(near.expected_max)) < LEAST_NORMAL
+    return why.precision == "F16" and 0 < max(abs(near.expected_min), abs(near.expected_max)) < LEAST_NORMAL
 
 
 def _is_gain(why: Explanation) -> bool:
