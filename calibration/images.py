@@ -72,6 +72,8 @@ class ImageInput:
         if crop[0] > height or crop[1] > width:
             raise BadInput(f"resize {height},{width} is smaller than the input {spec.name!r} of {spec.described}")
         mean, scale = (_per_channel(values, planes) for values in (preprocessing.mean, preprocessing.scale))
+        if not scale.all():
+            raise BadInput("a scale of 0 makes every image the same; give the factor of each channel")
         return cls(spec, (height, width), crop, pixel_format, mean, scale, preprocessing)
 
     def load(self, path: Path) -> Array:
@@ -113,4 +115,6 @@ def _per_channel(values: tuple[float, ...], channels: int) -> Array:
     """One value for each channel, of shape (channels, 1, 1)."""
     if len(values) not in (1, channels):
         raise BadInput(f"mean and scale need 1 or {channels} numbers, not {len(values)}")
+    if not np.isfinite(values).all():
+        raise BadInput(f"mean and scale need finite numbers, not {', '.join(map(str, values))}")
     return np.broadcast_to(np.asarray(values, np.float32), (channels,)).reshape(channels, 1, 1)

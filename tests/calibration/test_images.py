@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,6 +102,8 @@ def test_pixels_feed_integer_inputs_only_as_they_are(picture):
         (spec(1, 3, None, 8), Preprocessing(), "resize"),
         (spec(1, 3, 6, 8), Preprocessing(resize=(4, 4)), "smaller than the input"),
         (spec(1, 3, 6, 8), Preprocessing(mean=(1.0, 2.0)), "1 or 3 numbers, not 2"),
+        (spec(1, 3, 6, 8), Preprocessing(mean=(1.0, 2.0, math.nan)), "finite numbers, not 1.0, 2.0, nan"),
+        (spec(1, 3, 6, 8), Preprocessing(scale=(1.0, 0.0, 1.0)), "a scale of 0"),
         (spec(1, 144), Preprocessing(), "4 dimensions"),
         ({**spec(1, 3, 6, 8), "y": InputSpec("y", (1,), np.dtype(np.float32))}, Preprocessing(), "x, y"),
     ],
