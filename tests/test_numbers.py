@@ -73,3 +73,9 @@ def test_every_integer_survives_dequantizing_and_quantizing():
         limits = np.iinfo(dtype)
         values = np.arange(limits.min, limits.max + 1).astype(dtype)
         assert np.array_equal(quantize(dequantize(values, 0.037, zero), 0.037, zero, dtype), values)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_is_stored_as_zero() -> None:
+    values = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
+    assert quantize(values, 0.5, -3, np.int8).tolist() == [-3, 127, -128, -1]

@@ -111,12 +111,13 @@ def quantize(
 ) -> npt.NDArray[np.integer]:
     """Float32 values as integers: `saturate(round_half_away(f32(values * f32(1 / scale))) + zero_point)`.
 
-    `scale` is a number or broadcasts over `values`.
+    `scale` is a number or broadcasts over `values`. NaN becomes the zero point, as on the chip.
     """
     inverse = (1.0 / np.asarray(scale, np.float64)).astype(np.float32)
     scaled = (values.astype(np.float32) * inverse).astype(np.float64)
     rounded = np.trunc(scaled + np.copysign(0.5, scaled))
-    return saturate(np.clip(rounded, -(2**31), 2**31 - 1).astype(np.int64) + zero_point, dtype)
+    bounded = np.nan_to_num(np.clip(rounded, -(2**31), 2**31 - 1), copy=False, nan=0.0)
+    return saturate(bounded.astype(np.int64) + zero_point, dtype)
 
 
 def dequantize(values: npt.NDArray[np.integer], scale: npt.ArrayLike, zero_point: int) -> npt.NDArray[np.float32]:
