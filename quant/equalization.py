@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.ir import Operation
 
+from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, name_of, shape_of
 from tpu_deploy.quant.add_scales import align_add_scales
 from tpu_deploy.quant.factor_groups import channel_axis, operands_of
-from tpu_deploy.quant.plan import QuantizationPlan, TensorQuantization
+from tpu_deploy.quant.float_parts import SUMS
+from tpu_deploy.quant.plan import INTEGER_PRODUCTS, QuantizationPlan, TensorQuantization
 from tpu_deploy.quant.ranges import TensorRange, padding_value, value_range
 from tpu_deploy.quant.scheme import read_with_zeros_between
 from tpu_deploy.quant.ties import Groups, keeps_type
@@ -21,6 +23,8 @@ from tpu_deploy.quant.type_choice import NOTHING, Extremes, Member, Reader, chos
 from tpu_deploy.quant.value_samples import ChannelDistributions, ValueSamples
 
 Float64Array = npt.NDArray[np.float64]
+
+LINEAR = INTEGER_PRODUCTS | SUMS
 
 
 def equalized(
@@ -99,6 +103,26 @@ class FreeTypes:
     def is_free(self, name: str) -> bool:
         """Whether the type of a tensor may be changed."""
         return name not in self._fixed and name in self._samples and self._plan.tensors[name].is_quantized
+
+    def exact_readers(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Float operations that read any of these tensors as the float it is made: result to names of operands."""
+        found = {}
+        for value in (self._values[name] for name in names):
+            is_computed = isinstance(value.owner, Operation) and value.owner.name != "top.Input"
+            if is_computed and self._plan.made_in(name_of(value)) != "INT8":
+                readers = [use.operation for use in value.uses if use.operation.results]
+                floats = [op for op in readers if self._plan.operations.get(name_of(op), "INT8") != "INT8"]
+                found |= {name_of(op): [name_of(v) for v in operands_of(self._network, op)] for op in floats}
+        return found
+
+    def is_sum(self, name: str) -> bool:
+        """Whether a tensor is made by a product or a sum without an activation: no value is more likely than others."""
+        owner = self._values[name].owner
+        return isinstance(owner, Operation) and owner.name in LINEAR and not attributes_of(owner).get("do_relu")
+
+    def channels(self, name: str) -> int:
+        """Channels of a tensor; one where it has none."""
+        return self._samples[name].drawn.shape[1]
 
     def may_have_zero_point(self, names: Iterable[str]) -> bool:
         """Whether none of these tensors has zeros put between its elements, which are stored as 0."""

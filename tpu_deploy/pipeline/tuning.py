@@ -127,12 +127,14 @@ def tune(
     batches; cycles are those of `timed`, the network with another batch. The first plan is plain: symmetric, all in
     INT8, weights rounded to nearest; none that is further from the float network is returned.
     """
+    allowed = {each.name for each in passes}
     workshop, judge = Workshop(network, statistics, feeds, chip), Judge(network, held_out, chip, timed)
     plan = workshop.plan(Recipe())
     state, trials = _State(Recipe(), plan, judge.noise(plan)), []
     for each in passes:
         progress.stage(f"Tune: {each.does}")
-        tried = [_tried(workshop, judge, recipe, state) for recipe in each.recipes(state.recipe)]
+        recipes = [recipe for recipe in dict.fromkeys(each.recipes(state.recipe)) if recipe.passes <= allowed]
+        tried = [_tried(workshop, judge, recipe, state) for recipe in recipes]
         best = min(tried, key=lambda other: other.noise)
         gain = _decibels(state.noise) - _decibels(best.noise)
         kept = gain > 0

@@ -42,6 +42,13 @@ def _adding(name: str) -> Callable[[Recipe], list[Recipe]]:
     return lambda recipe: [replace(recipe, passes=recipe.passes | {name})]
 
 
+def _adding_over_bias(name: str) -> Callable[[Recipe], list[Recipe]]:
+    """As it is, and with biases corrected where an earlier trial of that failed: it may have failed by chance, and
+    what weights are off in the mean would be taken for the types' fault.
+    """
+    return lambda recipe: [replace(recipe, passes=recipe.passes | {name, *more}) for more in ((), ("bias",))]
+
+
 def _switch(name: str, does: str) -> Pass:
     return Pass(name, does, _adding(name))
 
@@ -53,9 +60,9 @@ PASSES: tuple[Pass, ...] = (
     _switch("float_sums", "tensors added up in float32"),
     _switch("bias", "biases that give every channel its mean"),
     _switch("rounding", "weights rounded one after another, each making up for those before"),
-    _switch("equalization", "scales of channels, taken in by the convolutions around"),
+    Pass("equalization", "scales of channels, taken in by the convolutions around", _adding_over_bias("equalization")),
     _switch("migration", "scales of the channels that matrix products read, taken in by their weights"),
-    _switch("thresholds", "each tensor's range by what it costs the results"),
+    Pass("thresholds", "each tensor's range by what it costs the results", _adding_over_bias("thresholds")),
     _switch("affine", "gain and mean of each channel corrected in its multiplier and bias"),
     _switch("reconstruction", "weights moved to make up for errors of what they read"),
 )

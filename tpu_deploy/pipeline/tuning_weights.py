@@ -24,7 +24,7 @@ Float32Array = npt.NDArray[np.float32]
 HELD_BYTES = 1 << 28
 """Bytes of values that all samples together may take: where they would take more, fewer samples are used."""
 
-FOR_MEANS, FOR_OPERANDS, FOR_TARGETS = 32, 48, 56
+FOR_MEANS, FOR_OPERANDS, FOR_TARGETS = 32, 40, 48
 """Images that are enough to know means of what products read by, its second moments, and those with what is wanted."""
 
 GATHERED = 1 << 22
