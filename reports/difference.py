@@ -172,8 +172,8 @@ def _cost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Figure]:
         for name, unit, part, key in figures
     ]
     for engine in after["commands"]:
-        pair = (_count(record["commands"].get(engine, {"total": 0})["total"]) for record in (before, after))
-        found.append(_figure(f"{engine} commands", "", *pair, more_is_better=False))
+        ours, theirs = (_count(r["commands"].get(engine, {"total": 0})["total"]) for r in (before, after))
+        found.append(_figure(f"{engine} commands", "", ours, theirs, more_is_better=False))
     return found
 
 
