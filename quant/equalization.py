@@ -106,7 +106,7 @@ class FreeTypes:
 
     def exact_readers(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Float operations that read any of these tensors as the float it is made: result to names of operands."""
-        found = {}
+        found: dict[str, list[str]] = {}
         for value in (self._values[name] for name in names):
             is_computed = isinstance(value.owner, Operation) and value.owner.name != "top.Input"
             if is_computed and self._plan.made_in(name_of(value)) != "INT8":
@@ -122,7 +122,7 @@ class FreeTypes:
 
     def channels(self, name: str) -> int:
         """Channels of a tensor; one where it has none."""
-        return self._samples[name].drawn.shape[1]
+        return int(self._samples[name].drawn.shape[1])
 
     def may_have_zero_point(self, names: Iterable[str]) -> bool:
         """Whether none of these tensors has zeros put between its elements, which are stored as 0."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from small_model import feeds, small_model
 
 import tpu_deploy
@@ -34,3 +35,11 @@ def test_ranges_reach_what_the_samples_kept_apart_hold() -> None:
     table = tpu_deploy.calibrate(small_model(), samples, method="auto", passes=["bias"])
     assert table[name].max == pytest.approx(float(max(feed[name].max() for feed in samples)))
     assert table.plan.tensors[name].high > 0.8 * max(float(np.abs(feed[name]).max()) for feed in samples[:1])
+
+
+def test_a_network_that_computes_nothing_has_nothing_to_tune() -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    samples = [{"x": np.full((1, 4), k, np.float32)} for k in range(4)]
+    assert tpu_deploy.calibrate(model, samples, method="auto").plan.trials == ()

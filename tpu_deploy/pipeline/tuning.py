@@ -125,13 +125,14 @@ def tune(
 
     Plans are made from `statistics`, ranges of all samples, and from `feeds`, and judged on `held_out`, all whole
     batches; cycles are those of `timed`, the network with another batch. The first plan is plain: symmetric, all in
-    INT8, weights rounded to nearest; none that is further from the float network is returned.
+    INT8, weights rounded to nearest; none that is further from the float network is returned. A network that computes
+    nothing has no other.
     """
     allowed = {each.name for each in passes}
     workshop, judge = Workshop(network, statistics, feeds, chip), Judge(network, held_out, chip, timed)
     plan = workshop.plan(Recipe())
     state, trials = _State(Recipe(), plan, judge.noise(plan)), []
-    for each in passes:
+    for each in passes if network.operations else ():
         progress.stage(f"Tune: {each.does}")
         recipes = [recipe for recipe in dict.fromkeys(each.recipes(state.recipe)) if recipe.passes <= allowed]
         tried = [_tried(workshop, judge, recipe, state) for recipe in recipes]
