@@ -16,6 +16,7 @@ from tpu_deploy.errors import BadInput, CheckFailed
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import CalibrationTable, Preprocessing
+    from tpu_deploy.pipeline.calibrate import calibrate
     from tpu_deploy.pipeline.deployment import Deployment, deploy
     from tpu_deploy.pipeline.evaluation import evaluate
     from tpu_deploy.pipeline.guard import check
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tpu_deploy.pipeline.report import diff, report
     from tpu_deploy.pipeline.search import Search, search
     from tpu_deploy.pipeline.shards import calibrate_shard, merge_shards
-    from tpu_deploy.pipeline.tables import calibrate
     from tpu_deploy.runtime.session import Session, load
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOMES = {
     "Preprocessing": "calibration",
     "Search": "pipeline.search",
     "Session": "runtime.session",
-    "calibrate": "pipeline.tables",
+    "calibrate": "pipeline.calibrate",
     "calibrate_shard": "pipeline.shards",
     "check": "pipeline.guard",
     "deploy": "pipeline.deployment",

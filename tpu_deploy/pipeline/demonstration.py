@@ -14,11 +14,11 @@ import numpy.typing as npt
 import tpu_deploy.demo as packaged
 from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
+from tpu_deploy.pipeline.calibrate import calibrate
 from tpu_deploy.pipeline.deployment import Deployment, deploy
 from tpu_deploy.pipeline.float_model import OriginalModel
 from tpu_deploy.pipeline.options import SILENT, Progress, made_folder, writable_folder
 from tpu_deploy.pipeline.source import Source, canonical_network
-from tpu_deploy.pipeline.tables import calibrate
 from tpu_deploy.runtime.reference import Reference
 from tpu_deploy.runtime.session import load
 

@@ -18,12 +18,11 @@ from tpu_deploy.errors import BadInput, CheckFailed
 from tpu_deploy.ir.network import Network
 from tpu_deploy.pipeline import stages
 from tpu_deploy.pipeline.checks import Check, Verification
-from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice, writable_file, writable_folder
+from tpu_deploy.pipeline.options import METHOD, PRECISIONS, SILENT, Progress, choice, writable_file, writable_folder
 from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.schedules import LEVELS
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Build, Request
-from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.pipeline.tuned_tables import CHOICES, passes_of
 from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.qtable import QuantizeTable

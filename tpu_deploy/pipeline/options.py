@@ -14,6 +14,10 @@ PRECISIONS = ("int8", "f16", "bf16", "f32")
 """Precisions a network can be deployed in."""
 
 
+METHOD = "mse"
+"""The method of thresholds unless another is asked for."""
+
+
 class Progress(Protocol):
     """Hears how far a command is; `SILENT` does not listen."""
 

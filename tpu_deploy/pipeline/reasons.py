@@ -14,11 +14,12 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import name_of
 from tpu_deploy.pipeline.explanation import explain
 from tpu_deploy.pipeline.influence import BUDGET, output_shares
+from tpu_deploy.pipeline.options import METHOD
 from tpu_deploy.pipeline.plans import AUTO
 from tpu_deploy.pipeline.remedies import tried_remedies
 from tpu_deploy.pipeline.single_layers import single_layers
 from tpu_deploy.pipeline.stored_weights import CONVOLUTIONS, MATRIX_PRODUCTS, weights_of_reals
-from tpu_deploy.pipeline.tables import METHOD, statistics_path
+from tpu_deploy.pipeline.tables import statistics_path
 from tpu_deploy.pipeline.trials import Subject
 from tpu_deploy.reports.advice import Advice, Trial, advice
 from tpu_deploy.reports.causes import worst_layers

@@ -13,12 +13,11 @@ from tpu_deploy.errors import BadInput
 from tpu_deploy.files import replacing
 from tpu_deploy.pipeline import stages
 from tpu_deploy.pipeline.checks import Verification
-from tpu_deploy.pipeline.options import PRECISIONS, SILENT, Progress, choice, made_folder, writable_folder
+from tpu_deploy.pipeline.options import METHOD, PRECISIONS, SILENT, Progress, choice, made_folder, writable_folder
 from tpu_deploy.pipeline.reasons import Reasons
 from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.source import InputShapes, Model, Source
 from tpu_deploy.pipeline.stages import Request
-from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.pipeline.tuned_tables import CHOICES
 from tpu_deploy.quant import QuantizationPlan
 from tpu_deploy.quant.qtable import QuantizeTable

@@ -18,7 +18,7 @@ from tpu_deploy.ir.network import Network
 from tpu_deploy.pipeline import search_front
 from tpu_deploy.pipeline.evaluation import imported
 from tpu_deploy.pipeline.labels import Given, labelled
-from tpu_deploy.pipeline.options import SILENT, Progress, choice
+from tpu_deploy.pipeline.options import METHOD, SILENT, Progress, choice
 from tpu_deploy.pipeline.plans import plan_of
 from tpu_deploy.pipeline.samples import Data
 from tpu_deploy.pipeline.search_engine import Engine, Figures, Measured, Task
@@ -28,7 +28,6 @@ from tpu_deploy.pipeline.search_record import SearchRecord
 from tpu_deploy.pipeline.search_samples import digest, digest_of_data, repeatable
 from tpu_deploy.pipeline.search_target import Drop, SimilarityJudge, Target, target_of
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
-from tpu_deploy.pipeline.tables import METHOD
 from tpu_deploy.pipeline.tpu_mlir_names import names_by_value
 from tpu_deploy.pipeline.tuned_tables import CHOICES
 from tpu_deploy.quant import QuantizationPlan

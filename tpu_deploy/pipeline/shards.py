@@ -15,10 +15,10 @@ from tpu_deploy.calibration.spread import SpreadSamples
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
-from tpu_deploy.pipeline.options import SILENT, Progress, choice, writable_file
+from tpu_deploy.pipeline.options import METHOD, SILENT, Progress, choice, writable_file
 from tpu_deploy.pipeline.samples import Data, held_back
 from tpu_deploy.pipeline.source import InputShapes, Model, Source, canonical_network, input_specs, settled_shapes
-from tpu_deploy.pipeline.tables import METHOD, collect, write_table
+from tpu_deploy.pipeline.tables import collect, write_table
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Preprocessing

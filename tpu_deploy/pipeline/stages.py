@@ -20,7 +20,7 @@ from tpu_deploy.ir.network import Network
 from tpu_deploy.lowering.canonicalize import canonicalize
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.checks import GATES, Check, Verification
-from tpu_deploy.pipeline.options import SILENT, Progress, made_folder
+from tpu_deploy.pipeline.options import METHOD, SILENT, Progress, made_folder
 from tpu_deploy.pipeline.plans import AUTO, plan_of
 from tpu_deploy.pipeline.precisions import is_integer, scheme_of
 from tpu_deploy.pipeline.samples import (
@@ -36,7 +36,7 @@ from tpu_deploy.pipeline.samples import (
 )
 from tpu_deploy.pipeline.schedules import compiled
 from tpu_deploy.pipeline.source import InputShapes, Source, check_batch, check_operations, input_specs, settled_shapes
-from tpu_deploy.pipeline.tables import METHOD, advised, check_table, collect, read_table
+from tpu_deploy.pipeline.tables import advised, check_table, collect, read_table
 from tpu_deploy.pipeline.tuned_tables import tuned
 from tpu_deploy.quant import QuantizationPlan, Scheme
 from tpu_deploy.quant.qtable import QuantizeTable

@@ -13,11 +13,11 @@ from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
 from tpu_deploy.ir.network import Network
-from tpu_deploy.pipeline.options import Progress
+from tpu_deploy.pipeline.options import METHOD, Progress
 from tpu_deploy.pipeline.plans import AUTO, tuned_table
 from tpu_deploy.pipeline.samples import batches
 from tpu_deploy.pipeline.source import Source, input_specs
-from tpu_deploy.pipeline.tables import METHOD, advised, collect
+from tpu_deploy.pipeline.tables import advised, collect
 
 if TYPE_CHECKING:
     from tpu_deploy.calibration import Samples

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
-from tpu_deploy.pipeline.options import choice
-from tpu_deploy.pipeline.tables import METHOD
+from tpu_deploy.pipeline.options import METHOD, choice
 from tpu_deploy.quant.fitting import PASSES as WEIGHT_PASSES
 
 

@@ -12,8 +12,7 @@ from xdsl.ir import Operation
 
 from tpu_deploy.ir.dialect import attributes_of
 from tpu_deploy.ir.network import Network, shape_of
-from tpu_deploy.quant.channel_groups import PRODUCTS
-from tpu_deploy.quant.plan import TensorQuantization
+from tpu_deploy.quant.plan import INTEGER_PRODUCTS, TensorQuantization
 
 Array = npt.NDArray[Any]
 Float32Array = npt.NDArray[np.float32]
@@ -127,7 +126,9 @@ def _reals(stored: Array, x: TensorQuantization) -> Float32Array:
 
 def has_rows(network: Network, op: Operation) -> bool:
     """Whether `op` is a product with constant weights whose rows can be taken."""
-    return op.name in PRODUCTS and network.weight(op.operands[1]) is not None and len(shape_of(op.results[0])) > 1
+    return (
+        op.name in INTEGER_PRODUCTS and network.weight(op.operands[1]) is not None and len(shape_of(op.results[0])) > 1
+    )
 
 
 def group_count(op: Operation) -> int:
