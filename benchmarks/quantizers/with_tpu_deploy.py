@@ -1,7 +1,7 @@
 """Quantizes with tpu_deploy, SETTING being a `--method`; its integer reference computes what the chip would.
 
 Plans of plain methods are the symmetric ones that `deploy` makes of a table; `auto` brings its own. The setting
-"symmetric ranges" is `auto` with nothing but ranges to choose: `--symmetric --passes method,thresholds`.
+"symmetric ranges" is `auto` with nothing but ranges to choose: `--symmetric --passes thresholds`.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def quantize(model: Path, feeds: list[Feed], setting: str, folder: Path) -> Quan
     source = Source.of(model)
     network = canonical_network(source, source.shapes_for_batch(None, 1))
     if setting == "symmetric ranges":
-        table = tpu_deploy.calibrate(model, feeds, method="auto", passes=["method", "thresholds"], symmetric=True)
+        table = tpu_deploy.calibrate(model, feeds, method="auto", passes=["thresholds"], symmetric=True)
     else:
         table = tpu_deploy.calibrate(model, feeds, method=setting)
     reference = Reference(lower_to_tpu(network, plan_of(network, table, Scheme())), threads=1)

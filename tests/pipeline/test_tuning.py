@@ -88,7 +88,7 @@ def test_nothing_is_kept_that_makes_matters_worse(
             return replace(plan, tensors={n: replace(t, scale=4 * t.scale) for n, t in plan.tensors.items()})
 
     monkeypatch.setattr(tuning, "Workshop", Spoiler)
-    plan = tuned(subject, [name for name in NAMES if name != "method"])
+    plan = tuned(subject)
     assert not any(trial.kept for trial in plan.trials)
     assert plan.tensors == Workshop(*subject, parts()[0], "bm1684x").plan(Recipe()).tensors
 
@@ -110,8 +110,7 @@ def test_only_passes_asked_for_change_the_plan(subject: tuple[Network, Statistic
 
 def test_plans_of_all_passes_together_are_lowered(subject: tuple[Network, Statistics]) -> None:
     workshop = Workshop(*subject, parts()[0], "bm1684x")
-    for method in ("max", "kl"):
-        lower_to_tpu(workshop.network, workshop.plan(Recipe(method, frozenset(NAMES))))
+    lower_to_tpu(workshop.network, workshop.plan(Recipe(frozenset(NAMES))))
 
 
 def test_the_split_is_fixed_and_leaves_a_quarter_out() -> None:

@@ -23,7 +23,7 @@ InputShape = Annotated[
 ]
 Samples = Annotated[int | None, typer.Option(metavar="N", help="Use the first N samples.  [default: all]")]
 Method = Annotated[
-    str, typer.Option(help="Method of thresholds: max, percentile, kl, mse or aciq; auto tries all, and more.")
+    str, typer.Option(help="Method of thresholds: max, percentile, kl, mse or aciq; auto tunes types and weights.")
 ]
 Passes = Annotated[
     str | None, typer.Option(metavar="A,B", help="With --method auto: the passes to try.  [default: all]")

@@ -52,9 +52,9 @@ def calibrate(
     statistics of the pass and its first samples beside it (`statistics_path`, `samples_path`): the former, given as
     `statistics` in place of `data`, they make the table of another method without a pass.
 
-    The method "auto" tries all methods and passes over types and weights (`passes`, default all, less those in
-    `without`; `symmetric` leaves out zero points), keeps what brings held-out samples nearer to the float network, and
-    keeps the plan in the table; it is written beside it (`plans.plan_path`), where whatever reads the table finds it.
+    The method "auto" tries passes over types and weights (`passes`, default all, less those in `without`; `symmetric`
+    leaves out zero points), keeps what brings held-out samples nearer to the float network, and keeps the plan in the
+    table; it is written beside it (`plans.plan_path`), where whatever reads the table finds it.
     Raises BadInput for anything unusable, CheckFailed naming the first tensor with NaN or infinity.
     """
     method = choice("--method", method, CHOICES)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tpu_deploy.pipeline.tuning_recipe import Pass
 
 CHOICES = (*METHODS, AUTO)
-"""Every `--method`; AUTO tries all others, and passes over types and weights, on held-out samples."""
+"""Every `--method`; AUTO tries passes over types and weights on held-out samples."""
 
 
 def tuned(

@@ -14,7 +14,7 @@ from tpu_deploy.calibration.statistics import Statistics
 from tpu_deploy.calibration.table import CalibrationTable
 from tpu_deploy.ir.network import Network
 from tpu_deploy.lowering.activation import is_unary
-from tpu_deploy.pipeline.options import SILENT, Progress
+from tpu_deploy.pipeline.options import METHOD, SILENT, Progress
 from tpu_deploy.pipeline.tuning_judging import Judge, judged
 from tpu_deploy.pipeline.tuning_recipe import PASSES, Pass, Recipe
 from tpu_deploy.pipeline.tuning_sampling import value_samples
@@ -59,7 +59,7 @@ class Workshop:
     statistics: Statistics
     feeds: Sequence[Feed]
     chip: str
-    _types: dict[tuple[str, frozenset[str]], QuantizationPlan] = field(default_factory=dict)
+    _types: dict[frozenset[str], QuantizationPlan] = field(default_factory=dict)
 
     @cached_property
     def samples(self) -> dict[str, ValueSamples]:
@@ -68,22 +68,22 @@ class Workshop:
 
     def types(self, recipe: Recipe) -> QuantizationPlan:
         """The plan of a recipe before any pass over weights."""
-        key = recipe.method, recipe.passes - set(recipe.weights)
-        if key not in self._types:
-            self._types[key] = self._typed(*key)
-        return self._types[key]
+        passes = recipe.passes - set(recipe.weights)
+        if passes not in self._types:
+            self._types[passes] = self._typed(passes)
+        return self._types[passes]
 
     def plan(self, recipe: Recipe) -> QuantizationPlan:
         """The plan of a recipe."""
         types = self.types(recipe)
         return fit_weights(self.network, types, self.feeds, recipe.weights, self.chip) if recipe.weights else types
 
-    def _typed(self, method: str, passes: frozenset[str]) -> QuantizationPlan:
+    def _typed(self, passes: frozenset[str]) -> QuantizationPlan:
         operations, results = float_sums(self.network) if "float_sums" in passes else ({}, {})
         if "float_outputs" in passes:
             results |= {n: p for n, p in float_outputs(self.network).items() if n not in operations}
         scheme = Scheme(asymmetric="zero_points" in passes, operations=operations, results=results)
-        table = CalibrationTable.of(self.statistics, method)
+        table = CalibrationTable.of(self.statistics, METHOD)
         plan = make_plan(self.network, table, scheme)
         chosen = [group for group in self._factor_groups(plan) if self._equalizer(group) in passes]
         if chosen:
@@ -166,9 +166,8 @@ def _more_cycles(state: _State, other: _State) -> float:
 
 
 def _trial(each: Pass, state: _State, best: _State, kept: bool) -> Trial:
-    words = f"{each.does} ({best.recipe.method})" if each.name == "method" else each.does
     before, after = (-_decibels(noise) for noise in (state.noise, best.noise))
-    return Trial(each.name, words, before, after, state.cycles, best.cycles, kept)
+    return Trial(each.name, each.does, before, after, state.cycles, best.cycles, kept)
 
 
 def _decibels(noise: float) -> float:

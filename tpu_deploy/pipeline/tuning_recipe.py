@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from tpu_deploy.calibration.thresholds import METHODS
 from tpu_deploy.errors import BadInput
-from tpu_deploy.pipeline.options import METHOD, choice
+from tpu_deploy.pipeline.options import choice
 from tpu_deploy.quant.fitting import PASSES as WEIGHT_PASSES
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a plan is made: the method of its thresholds, and the names of the passes that are applied."""
+    """How a plan is made: the names of the passes that are applied."""
 
-    method: str = METHOD
     passes: frozenset[str] = frozenset()
 
     @property
@@ -31,10 +29,6 @@ class Pass:
     name: str
     does: str
     recipes: Callable[[Recipe], list[Recipe]]
-
-
-def _other_methods(recipe: Recipe) -> list[Recipe]:
-    return [replace(recipe, method=method) for method in METHODS if method != recipe.method]
 
 
 def _adding(name: str) -> Callable[[Recipe], list[Recipe]]:
@@ -53,7 +47,6 @@ def _switch(name: str, does: str) -> Pass:
 
 
 PASSES: tuple[Pass, ...] = (
-    Pass("method", "thresholds of all tensors by another method", _other_methods),
     _switch("zero_points", "zero points for tensors of both signs, so that their grid covers what occurs"),
     _switch("float_outputs", "the sums of the last products as floats"),
     _switch("float_sums", "tensors added up in float32"),
