@@ -124,7 +124,8 @@ def convert_space_to_depth(node: Node) -> SSAValue:
         node.refuse(f"{h}x{w} pixels cannot be divided into blocks of {block}x{block}")
     rows, columns = h // block, w // block
     split = (n, c, rows, block, columns, block)
-    return _rearranged(node, split, (0, 3, 5, 1, 2, 4), (n, c * block**2, rows, columns))
+    order = (0, 3, 5, 1, 2, 4) if node.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return _rearranged(node, split, order, (n, c * block**2, rows, columns))
 
 
 def _image_shape(node: Node) -> tuple[int, ...]:
