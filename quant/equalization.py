@@ -108,12 +108,16 @@ class FreeTypes:
         """Float operations that read any of these tensors as the float it is made: result to names of operands."""
         found: dict[str, list[str]] = {}
         for value in (self._values[name] for name in names):
-            is_computed = isinstance(value.owner, Operation) and value.owner.name != "top.Input"
-            if is_computed and self._plan.made_in(name_of(value)) != "INT8":
-                readers = [use.operation for use in value.uses if use.operation.results]
-                floats = [op for op in readers if self._plan.operations.get(name_of(op), "INT8") != "INT8"]
-                found |= {name_of(op): [name_of(v) for v in operands_of(self._network, op)] for op in floats}
+            maker = value.owner
+            if not isinstance(maker, Operation) or self._makes_integers(maker):
+                continue
+            for op in (use.operation for use in value.uses if use.operation.results):
+                if self._plan.operations.get(name_of(op), "INT8") != "INT8":
+                    found[name_of(op)] = [name_of(v) for v in operands_of(self._network, op)]
         return found
+
+    def _makes_integers(self, op: Operation) -> bool:
+        return op.name == "top.Input" or self._plan.made_in(name_of(op)) == "INT8"
 
     def is_sum(self, name: str) -> bool:
         """Whether a tensor is made by a product or a sum without an activation: no value is more likely than others."""

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_top_networks import random_top
 from top_networks import Top
+from xdsl.dialects.builtin import Float32Type
 
 from tpu_deploy.frontend import export_onnx
-from tpu_deploy.ir.network import Network, name_of, shape_of
+from tpu_deploy.ir.network import Network, name_of, shape_of, tensor_type
 from tpu_deploy.lowering.to_tpu import lower_to_tpu
 from tpu_deploy.pipeline.float_model import FloatNetwork
 from tpu_deploy.pipeline.tuning_onward import Onward
@@ -87,3 +88,17 @@ def test_onward_runs_what_depends_on_the_tensors_and_rounds_them_all() -> None:
     kind = TensorQuantization("uint8", 0.01, 0)
     (found,) = onward.results({"a": values["a"]}, kind)
     assert found == pytest.approx(0.01 * np.clip(np.rint(values["y"] / np.float32(0.01)), 0, 255), abs=1e-6)
+
+
+def test_parts_of_a_float_tensor_are_fitted_as_their_integer_readers_see_them() -> None:
+    top = Top((1, 4, 4, 4))
+    summed = top.op("Add", "s", top.conv("a", top.x, 4, kernel=1), top.conv("b", top.x, 4, kernel=1))
+    halves = [tensor_type([1, 2, 4, 4], Float32Type())] * 2
+    split = top.network.append("top.Split", [summed], halves, ["l", "r"], {"axis": 1, "num": 2, "split_size": [2, 2]})
+    left, right = split.results
+    network = top.finish(top.conv("y", left, 3, kernel=1), top.op("Relu", "z", right))
+    feeds = feeds_of(network, 4)
+    table = table_of(network, feeds)
+    plan = make_plan(network, table, Scheme(operations={"s": "F32", "z": "F32"}))
+    found = fit_thresholds(network, plan, table, value_samples(network, feeds), feeds, ["y", "z"], True)
+    lower_to_tpu(network, found)
